@@ -1,0 +1,1 @@
+"""The model and all about it: photos, spec, artifact, engines, training, evaluation."""
