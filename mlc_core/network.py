@@ -1,0 +1,150 @@
+"""The network: convolutions shared by all heads, then a branch a head.
+
+Pure Keras 3 on any of its backends. Knows nothing of data, training or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import keras
+from keras import layers
+
+from mlc_core.errors import ArtifactError
+from mlc_core.spec import HEADS, Spec
+
+
+class MultiHeadNetwork:
+    """Builds the network of a spec, for any non-empty subset of the heads.
+
+    Four times the picture is halved by a strided convolution, which costs a quarter of a
+    convolution followed by pooling; from the second halving on, a residual convolution follows.
+    Convolution and ReLU only, and every batch normalisation right behind a convolution or dense
+    layer, into whose weights a runtime can fold it.
+    """
+
+    STEM = 24
+    STAGES = (48, 80, 160)  # channels after each further halving
+    HIDDEN = 128  # units of a branch's hidden layer
+    WEIGHT_INIT = "he_normal"
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.branches: dict[str, Callable[[Any, Any, int], Any]] = {
+            "color": self.color_branch,
+            "master_category": self.master_category_branch,
+            "sub_category": self.sub_category_branch,
+            "category": self.category_branch,
+        }
+
+    def build_model(self) -> Any:
+        """Connect input, shared layers and branches.
+
+        Returns:
+            keras.Model from uint8 images (N, height_px, width_px, 3) to a dict of head -> float32
+            probabilities (N, classes), not compiled.
+        """
+        size = self.spec.image
+        images = layers.Input((size.height_px, size.width_px, 3), dtype="uint8", name="images")
+        scaled = layers.Rescaling(1 / 255, name="scale")(images)
+        early, late = self.shared_layers(scaled)
+        outputs = {
+            head: self.branches[head](early, late, len(self.spec.heads[head]))
+            for head in HEADS
+            if head in self.spec.heads
+        }
+        return keras.Model(images, outputs, name=self.spec.name)
+
+    def shared_layers(self, scaled: Any) -> tuple[Any, Any]:
+        """Convolutions that every head sees.
+
+        Args:
+            scaled: (N, height, width, 3) in 0 to 1.
+
+        Returns:
+            Features of the stage before the last, (N, height / 8, width / 8, STAGES[-2]), and of
+            the last, (N, height / 16, width / 16, STAGES[-1]), sizes rounded up.
+        """
+        features = [self._convolve(scaled, self.STEM, 2, "stem")]
+        for number, channels in enumerate(self.STAGES, start=1):
+            halved = self._convolve(features[-1], channels, 2, f"stage_{number}")
+            refined = self._convolve(halved, channels, 1, f"stage_{number}_residual")
+            features.append(layers.Add(name=f"stage_{number}_sum")([halved, refined]))
+        return features[-2], features[-1]
+
+    def color_branch(self, early: Any, late: Any, classes: int) -> Any:
+        """Colour is a matter of small patches as much as of the garment: both stages, averaged."""
+        pooled = layers.Concatenate(name="color_pools")(
+            [
+                layers.GlobalAveragePooling2D(name="color_early_pool")(early),
+                layers.GlobalMaxPooling2D(name="color_early_peak")(early),
+                layers.GlobalAveragePooling2D(name="color_late_pool")(late),
+            ]
+        )
+        return self._classify(pooled, classes, "color", dropout=0.3)
+
+    def master_category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
+        """Seven classes, told apart by what is there, not by where."""
+        pooled = layers.GlobalAveragePooling2D(name="master_category_pool")(late)
+        return self._classify(pooled, classes, "master_category", dropout=0.3)
+
+    def sub_category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
+        """As the master category, with more to tell apart."""
+        pooled = layers.GlobalAveragePooling2D(name="sub_category_pool")(late)
+        return self._classify(pooled, classes, "sub_category", dropout=0.3)
+
+    def category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
+        """Where a sleeve or a strap is tells the category: the layout is kept."""
+        flat = layers.Flatten(name="category_layout")(late)
+        flat = layers.Dropout(0.3, name="category_layout_dropout")(flat)
+        return self._classify(flat, classes, "category", dropout=0.3)
+
+    def _convolve(self, features: Any, channels: int, strides: int, name: str) -> Any:
+        features = layers.Conv2D(
+            channels,
+            3,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=self.WEIGHT_INIT,
+            name=f"{name}_conv",
+        )(features)
+        features = layers.BatchNormalization(name=f"{name}_norm")(features)
+        return layers.Activation("relu", name=f"{name}_relu")(features)
+
+    def _classify(self, features: Any, classes: int, head: str, dropout: float) -> Any:
+        hidden = layers.Dense(
+            self.HIDDEN, use_bias=False, kernel_initializer=self.WEIGHT_INIT, name=f"{head}_dense"
+        )(features)
+        hidden = layers.BatchNormalization(name=f"{head}_norm")(hidden)
+        hidden = layers.Activation("relu", name=f"{head}_relu")(hidden)
+        hidden = layers.Dropout(dropout, name=f"{head}_dropout")(hidden)
+        return layers.Dense(classes, activation="softmax", dtype="float32", name=head)(hidden)
+
+
+def multiply_adds(model: Any) -> int:
+    """Multiply-adds of one image in convolutions and dense layers; the rest is negligible."""
+    return sum(_multiply_adds(model))
+
+
+def _multiply_adds(model: Any) -> Iterator[int]:
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            _, height, width, _ = layer.output.shape
+            yield height * width * prod(layer.kernel.shape)
+        elif isinstance(layer, layers.Dense):
+            yield prod(layer.kernel.shape)
+
+
+def refuse_other_heads(model: Any, spec: Spec) -> None:
+    """Check that a network answers the heads of `spec`, with as many classes each.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    answers = {head: output.shape[-1] for head, output in model.output.items()}
+    wanted = {head: len(classes) for head, classes in spec.heads.items()}
+    if answers != wanted:
+        raise ArtifactError(f"the network answers {answers}, the spec says {wanted}")
