@@ -1,0 +1,50 @@
+# `make serve` and `make test` work on a fresh machine with Python 3.11 or 3.12, in either order.
+PYTHON ?= $(firstword $(foreach v,3.12 3.11,$(if $(shell python$(v) --version 2>/dev/null),python$(v))) python3)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+
+.PHONY: serve stop test check train evaluate lock
+
+serve: .venv/serve
+	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT)
+
+stop: .venv/serve
+	@$(BIN)/python -m deployments.local stop --port $(PORT)
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# DATA: a Fashion Product Images data set, directory or zip
+train: .venv/dev
+	$(BIN)/mlc train $(DATA)
+
+evaluate: .venv/dev
+	$(BIN)/mlc evaluate $(DATA)
+
+# Pins every dependency anew; uv is needed, and named nowhere else.
+lock:
+	uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header --upgrade -o requirements.lock
+
+.venv/bin/python:
+	@echo "making a virtual environment with $(PYTHON) …"
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else f"Python 3.11 or 3.12 is needed, {sys.executable} is {sys.version.split()[0]}; name one: make PYTHON=/path/to/python3.12")'
+	@$(PYTHON) -m venv .venv
+
+# What serving on a CPU needs, nothing else.
+.venv/serve: pyproject.toml requirements.lock | .venv/bin/python
+	@echo "installing what serving needs (a minute or two, once) …"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/dev: .venv/serve
+	@echo "installing what tests and training need (a few minutes, once) …"
+	@$(PIP) -e '.[dev]'
+	@touch $@

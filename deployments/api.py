@@ -1,0 +1,137 @@
+"""The HTTP contract as a Starlette application; knows the model only by the callables it gets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from deployments import body, problems
+from deployments.errors import MalformedRequest, RequestError, ServiceError
+from deployments.messages import Answer
+from deployments.openapi import contract
+from deployments.settings import Settings
+from mlc_core.errors import PhotoFault
+from mlc_core.labels import MAX_TOP_K, Choice
+
+_PAGE = Path(__file__).with_name("page.html")
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Classify(Protocol):
+    """What the routes need of the way to the classifier; see grouping.Grouping."""
+
+    async def classify(self, photo: bytes, choice: Choice) -> bytes: ...
+
+    async def classify_many(self, photos: list[bytes], choice: Choice) -> list[Answer]: ...
+
+
+def build_api(
+    photos: Classify,
+    describe: Callable[[], Awaitable[dict[str, Any]]],
+    not_ready: Callable[[], str | None],
+    settings: Settings,
+) -> Starlette:
+    """The application.
+
+    Args:
+        describe: answers /v1/model.
+        not_ready: why the service is not ready; None when it is.
+    """
+    limits, upload_timeout_s = settings.limits, settings.upload_timeout_s
+    page, openapi = _PAGE.read_text(encoding="utf-8"), contract(settings)
+
+    async def classify(request: Request) -> Response:
+        choice = _choice(request)
+        photo = await body.one_photo(request, limits, upload_timeout_s)
+        return Response(await photos.classify(photo, choice), media_type="application/json")
+
+    async def classify_batch(request: Request) -> Response:
+        choice = _choice(request)
+        sent = await body.many_photos(request, limits, upload_timeout_s)
+        taken = [photo for photo in sent if isinstance(photo, bytes)]
+        answered = iter(await photos.classify_many(taken, choice))
+        results = [photo if isinstance(photo, Exception) else next(answered) for photo in sent]
+        return Response(
+            b'{"results":[' + b",".join(_result(r, request) for r in results) + b"]}",
+            media_type="application/json",
+        )
+
+    async def model(_: Request) -> Response:
+        return JSONResponse(await describe())
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> Response:
+        reason = not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse(
+            {"status": "not ready", "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE
+        )
+
+    async def show_page(_: Request) -> Response:
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    async def show_contract(_: Request) -> Response:
+        return JSONResponse(openapi)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        return problems.answer(error, request, settings.retry_after_s)
+
+    return Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/v1/classify", classify, methods=["POST"]),
+            Route("/v1/classify/batch", classify_batch, methods=["POST"]),
+            Route("/v1/model", model),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/openapi.json", show_contract),
+        ],
+        exception_handlers=dict.fromkeys(
+            (RequestError, PhotoFault, ServiceError, HTTPException, ClientDisconnect, Exception),
+            refuse,
+        ),
+    )
+
+
+def _choice(request: Request) -> Choice:
+    """How the query asks for the labels to be chosen.
+
+    Raises:
+        MalformedRequest: a parameter that is no number, or out of its range.
+    """
+    query = request.query_params
+    top_k, min_confidence = query.get("top_k", "1"), query.get("min_confidence", "0")
+    if not (re.fullmatch("[0-9]{1,2}", top_k) and 1 <= int(top_k) <= MAX_TOP_K):
+        raise MalformedRequest(f"top_k is {top_k!r}; it must be a whole number, 1 to {MAX_TOP_K}")
+    try:
+        share = float(min_confidence)
+    except ValueError:
+        share = float("nan")
+    if not 0 <= share <= 1:
+        raise MalformedRequest(f"min_confidence is {min_confidence!r}; it must be 0 to 1")
+    return Choice(int(top_k), share)
+
+
+def _result(answer: Answer, request: Request) -> bytes:
+    if isinstance(answer, bytes):
+        return answer
+    return json.dumps(problems.problem(answer, request.headers.get("x-request-id", ""))).encode()

@@ -1,0 +1,41 @@
+"""The one composition: ingress → preprocessor → classifier, as serve_config.yaml asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.classifier import Classifier
+from deployments.ingress import Ingress
+from deployments.preprocessor import Preprocessor
+from deployments.settings import Settings, parse
+
+logger = logging.getLogger("ray.serve")
+
+FAST_FLAGS = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Ray Serve's application builder.
+
+    Args:
+        args: `args` of the application in serve_config.yaml; see settings.Settings.
+
+    Raises:
+        ValueError: a wrong key or value, named.
+    """
+    settings = parse(Settings, args)
+    missing = [flag for flag in FAST_FLAGS if os.environ.get(flag) != "1"]
+    if missing:
+        logger.warning(
+            "%s not set to 1 where the cluster was started: it serves, several times slower",
+            " and ".join(missing),
+        )
+    classifier = serve.deployment(Classifier).bind(settings)
+    preprocessor = serve.deployment(Preprocessor).bind(classifier, settings)
+    ingress = serve.deployment(serve.ingress()(Ingress))
+    return ingress.bind(preprocessor, classifier, settings)

@@ -1,0 +1,146 @@
+"""Request bodies to photos: limits and parsing, nothing decoded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from deployments.errors import (
+    MalformedRequest,
+    RequestTooLarge,
+    UnsupportedMediaType,
+    UploadTooSlow,
+)
+from deployments.settings import Limits
+
+_MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one photo
+
+
+async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes:
+    """The photo of a request: its raw body, or the multipart field `image`.
+
+    Raises:
+        RequestError: there is no photo in it, more than one, or it is over a limit.
+    """
+    declared = _media_type(request)
+    if declared == "multipart/form-data":
+        limit_bytes = limits.photo_bytes + _MULTIPART_OVERHEAD_BYTES
+        form = await _form(request, limit_bytes, timeout_s, limits.photo_bytes, files=2)
+        photos = [part async for part in _files(form, "image")]
+        if len(photos) != 1:
+            raise MalformedRequest(
+                f"the form has {len(photos)} files in the field 'image'; send one, "
+                "or many to /v1/classify/batch"
+            )
+        photo = photos[0]
+    elif declared in ("", "application/octet-stream") or declared.startswith("image/"):
+        photo = await _read(request, limits.photo_bytes, timeout_s)
+    else:
+        raise UnsupportedMediaType(
+            f"the body is declared as {declared!r}; send an image as it is, "
+            "or multipart/form-data with the field 'image'"
+        )
+    if not photo:
+        raise MalformedRequest("there is no photo in the request; send one as its body")
+    if len(photo) > limits.photo_bytes:
+        raise _too_large(limits.photo_bytes)
+    return photo
+
+
+async def many_photos(
+    request: Request, limits: Limits, timeout_s: float
+) -> list[bytes | Exception]:
+    """The photos in the multipart fields `images`, in their order; a fault for each that has one.
+
+    Raises:
+        RequestError: no form, no photo in it, or over a limit as a whole.
+    """
+    declared = _media_type(request)
+    if declared != "multipart/form-data":
+        raise UnsupportedMediaType(
+            f"the body is declared as {declared or 'nothing'!r}; "
+            "send multipart/form-data with one field 'images' for each photo"
+        )
+    form = await _form(
+        request, limits.batch_bytes, timeout_s, limits.batch_bytes, limits.batch_photos + 1
+    )
+    photos: list[bytes | Exception] = []
+    async for photo in _files(form, "images"):
+        if not photo:
+            photos.append(MalformedRequest("the file is empty"))
+        elif len(photo) > limits.photo_bytes:
+            photos.append(_too_large(limits.photo_bytes))
+        else:
+            photos.append(photo)
+    if not photos:
+        raise MalformedRequest("the form has no file in a field 'images'; send at least one")
+    if len(photos) > limits.batch_photos:
+        raise RequestTooLarge(f"send at most {limits.batch_photos} photos in a call")
+    return photos
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")
+
+
+async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
+    """The body, refused as soon as it is known to be over the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    parts, size_bytes = [], 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for part in request.stream():
+                size_bytes += len(part)
+                if size_bytes > limit_bytes:
+                    raise _too_large(limit_bytes)
+                parts.append(part)
+    except TimeoutError as error:
+        raise UploadTooSlow(f"the body did not arrive within {timeout_s:g} s") from error
+    return b"".join(parts)
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory: the body is there already, and disks are slow."""
+
+    spool_max_size = 2**40
+
+
+async def _form(
+    request: Request, limit_bytes: int, timeout_s: float, part_bytes: int, files: int
+) -> FormData:
+    body = await _read(request, limit_bytes, timeout_s)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _InMemory(
+        request.headers, stream(), max_files=files, max_fields=files, max_part_size=part_bytes
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        if "Too many files" in error.message:
+            raise RequestTooLarge(f"send at most {files - 1} photos in a call") from error
+        raise MalformedRequest(f"the multipart form can't be read: {error.message}") from error
+    except (KeyError, UnicodeDecodeError) as error:
+        raise MalformedRequest(f"the multipart form can't be read: {error}") from error
+
+
+async def _files(form: FormData, field: str) -> AsyncGenerator[bytes, None]:
+    for value in form.getlist(field):
+        if isinstance(value, UploadFile):
+            yield await value.read()
+        else:
+            raise MalformedRequest(
+                f"the field {field!r} holds text; send a file (with curl: -F {field}=@photo.jpg)"
+            )

@@ -1,0 +1,126 @@
+"""The classifier: dynamic batching around one engine, and a model that changes while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.batching import Batcher
+from deployments.errors import WrongImageSize
+from deployments.messages import Answer, Images, deadline
+from deployments.settings import ClassifierConfig, Settings, parse
+from mlc_core.artifact import Artifact, load_artifact
+from mlc_core.engine import Engine, load_engine
+from mlc_core.labels import Choice, Labeller
+
+logger = logging.getLogger("ray.serve")
+
+
+class _Model(NamedTuple):
+    artifact: Artifact
+    engine: Engine
+    labeller: Labeller
+    engine_name: str
+
+
+class _Item(NamedTuple):
+    image: NDArray[np.uint8]  # (H, W, 3)
+    choice: Choice
+
+
+class Classifier:
+    """Answers images with labels, and with the version of the model that chose them."""
+
+    def __init__(self, settings: Settings) -> None:
+        bounds = settings.batching.bounds()
+        self._batcher: Batcher[_Item, bytes] = Batcher(self._infer, bounds)
+        self._threads = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="engine")
+        self._reconfiguring = asyncio.Lock()
+        self._model: _Model | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load the model that serve_config.yaml names; the one in service answers meanwhile.
+
+        Raises:
+            Exception: the first model can't be loaded. A later one that can't be loaded is
+                reported in the log, and the model in service stays.
+        """
+        async with self._reconfiguring:
+            try:
+                self._model = await asyncio.to_thread(_load, user_config)
+            except Exception:
+                if self._model is None:
+                    raise
+                logger.exception(
+                    "model update refused, version %s stays in service",
+                    self._model.artifact.spec.version,
+                )
+
+    async def classify(self, images: Images) -> list[Answer]:
+        """Answer each image of a group, in its order."""
+        shape = (len(images.choices), images.height_px, images.width_px, 3)
+        pixels = np.frombuffer(images.data, np.uint8).reshape(shape)
+        futures = [
+            self._batcher.submit(_Item(image, choice), deadline=deadline(left_s))
+            for image, choice, left_s in zip(pixels, images.choices, images.left_s, strict=True)
+        ]
+        return await asyncio.gather(*futures, return_exceptions=True)  # type: ignore[return-value]
+
+    async def describe(self) -> dict[str, Any]:
+        """The model in service: spec, metrics and engine, as /v1/model answers it."""
+        model = self._in_service()
+        spec = model.artifact.spec
+        return {
+            "name": spec.name,
+            "version": spec.version,
+            "engine": model.engine_name,
+            "image": {"height_px": spec.image.height_px, "width_px": spec.image.width_px},
+            "heads": {head: list(classes) for head, classes in spec.heads.items()},
+            "metrics": dict(model.artifact.metrics),
+        }
+
+    def _in_service(self) -> _Model:
+        if self._model is None:
+            raise RuntimeError("the classifier needs a user_config that names a model")
+        return self._model
+
+    async def _infer(self, items: list[_Item]) -> list[Answer]:
+        model = self._in_service()
+        size = model.artifact.spec.image
+        wanted = (size.height_px, size.width_px, 3)
+        # A model of another image size may have come into service since these were decoded.
+        fitting = [item for item in items if item.image.shape == wanted]
+        answers: list[bytes] = []
+        if fitting:
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self._threads, _answer, model, fitting)
+        if len(fitting) == len(items):
+            return list(answers)
+        in_order = iter(answers)
+        return [
+            next(in_order) if item.image.shape == wanted else WrongImageSize(size) for item in items
+        ]
+
+
+def _answer(model: _Model, items: list[_Item]) -> list[bytes]:
+    probabilities = model.engine.infer(np.stack([item.image for item in items]))
+    return model.labeller.answers(probabilities, [item.choice for item in items])
+
+
+def _load(user_config: dict[str, Any]) -> _Model:
+    start = time.monotonic()
+    config = parse(ClassifierConfig, user_config)
+    artifact = load_artifact(config.model_path)
+    engine = load_engine(config.engine, artifact, config.threads)
+    spec = artifact.spec
+    logger.info(
+        "model %s %s loaded with %s in %.2f s",
+        spec.name, spec.version, config.engine, time.monotonic() - start,
+    )  # fmt: skip
+    return _Model(artifact, engine, Labeller(spec), config.engine)

@@ -1,0 +1,89 @@
+"""The ingress' way to the classifier: photos that wait go together, one call a group."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from deployments.batching import Batcher
+from deployments.errors import DeadlinePassed
+from deployments.messages import Answer, Photo, left_s
+from deployments.settings import Settings
+from mlc_core.labels import Choice
+
+
+class _Waiting(NamedTuple):
+    data: bytes
+    choice: Choice
+    deadline: float
+
+
+class Grouping:
+    """Two lanes of groups, so that small photos neither ride with large ones nor wait for them.
+
+    Args:
+        send: takes a group to the preprocessor; the answers come in its order.
+    """
+
+    def __init__(
+        self, send: Callable[[list[Photo]], Awaitable[Sequence[Answer]]], settings: Settings
+    ) -> None:
+        self._send = send
+        self._deadline_s = settings.deadline_s
+        self._large_photo_bytes = settings.large_photo_bytes
+        self._small: Batcher[_Waiting, bytes] = Batcher(self._run, settings.small_photos.bounds())
+        self._large: Batcher[_Waiting, bytes] = Batcher(self._run, settings.large_photos.bounds())
+        self.last_answer_at = float("-inf")
+
+    async def classify(self, photo: bytes, choice: Choice) -> bytes:
+        """The JSON that answers a photo.
+
+        Raises:
+            PhotoFault: the photo can't be classified.
+            ServiceError: the service can't answer, or not in time.
+        """
+        (answer,) = await self.classify_many([photo], choice)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def classify_many(self, photos: Sequence[bytes], choice: Choice) -> list[Answer]:
+        """The answer to each photo, in their order, within the deadline of one request."""
+        deadline = time.monotonic() + self._deadline_s
+        futures = [self._submit(photo, choice, deadline) for photo in photos]
+        try:
+            await asyncio.wait(futures, timeout=left_s(deadline))
+        finally:  # those still waiting, when the deadline passed or the client left
+            for future in futures:
+                future.cancel()
+        return [_answer(future) for future in futures]
+
+    async def close(self) -> None:
+        """Refuse new photos, answer those that wait."""
+        await asyncio.gather(self._small.close(), self._large.close())
+
+    def _submit(self, photo: bytes, choice: Choice, deadline: float) -> asyncio.Future[bytes]:
+        lane = self._small if len(photo) < self._large_photo_bytes else self._large
+        return lane.submit(
+            _Waiting(photo, choice, deadline), size_bytes=len(photo), deadline=deadline
+        )
+
+    async def _run(self, group: list[_Waiting]) -> Sequence[Answer]:
+        answers = await self._send(
+            [Photo(photo.data, photo.choice, left_s(photo.deadline)) for photo in group]
+        )
+        self.last_answer_at = time.monotonic()
+        return answers
+
+
+def _answer(future: asyncio.Future[bytes]) -> Answer:
+    if future.cancelled():
+        return DeadlinePassed("no answer within the time that a request is given; try again")
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, Exception):
+        return error
+    raise error

@@ -1,0 +1,49 @@
+"""The ingress: HTTP in front of the chain. Never decodes a photo, never sees an image."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from deployments.api import build_api
+from deployments.calls import call, connect
+from deployments.grouping import Grouping
+from deployments.messages import Answer, Photo
+from deployments.readiness import Readiness
+from deployments.settings import Settings
+
+
+class Ingress:
+    """Holds what the HTTP contract needs: the groups, the readiness probe, the two handles."""
+
+    def __init__(
+        self,
+        preprocessor: DeploymentHandle[Any],
+        classifier: DeploymentHandle[Any],
+        settings: Settings,
+    ) -> None:
+        self._classify = connect(preprocessor, "classify")
+        self._describe = connect(classifier, "describe")
+        self._settings = settings
+        self._grouping = Grouping(self._send, settings)
+        self._readiness = Readiness(self._send, lambda: self._grouping.last_answer_at)
+        self._watch = asyncio.get_running_loop().create_task(
+            self._readiness.watch(), context=contextvars.Context()
+        )
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return build_api(
+            self._grouping, self._describe_model, self._readiness.not_ready, self._settings
+        )
+
+    async def _send(self, group: list[Photo]) -> list[Answer]:
+        answers: list[Answer] = await call(self._classify, group)
+        return answers
+
+    async def _describe_model(self) -> dict[str, Any]:
+        model: dict[str, Any] = await call(self._describe)
+        return model

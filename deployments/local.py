@@ -1,0 +1,227 @@
+"""Starts the service on this machine, and stops it without leaving a process or a busy port.
+
+Every process of a service started here carries MARK in its environment, which is how what a
+killed service left behind is found: Serve's HAProxy outlives its driver and keeps the port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from deployments.settings import PROJECT
+
+MARK = "MLC_SERVICE"
+_READY_WITHIN_S = 120.0
+_STOPPED_WITHIN_S = 60.0
+
+
+class StartError(Exception):
+    """The service can't be started; the text says why and what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deployments.local", description=__doc__)
+    parser.add_argument("command", choices=("start", "stop"))
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--config", type=Path, default=PROJECT / "serve_config.yaml", help="a Serve config file"
+    )
+    args = parser.parse_args()
+    # Ctrl-C, `kill` and a closed terminal all end the service the same way.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        if args.command == "stop":
+            stop(args.port)
+        elif os.environ.get(MARK) != _mark(args.port):
+            # From its first moment this process, too, carries the mark, and Ray's settings.
+            command = [sys.executable, "-m", "deployments.local", *sys.argv[1:]]
+            os.execve(sys.executable, command, _environment(args.port))  # noqa: S606
+        else:
+            start(args.host, args.port, args.config)
+    except StartError as error:
+        _say(f"error: {error}")
+        return 1
+    return 0
+
+
+def start(host: str, port: int, config_file: Path) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        StartError: the port is taken, or the service does not come up.
+    """
+    others = [process for process in _processes(port) if process.pid != os.getpid()]
+    if any(_is_driver(process) for process in others):
+        raise StartError(f"it runs on port {port} already; `make stop PORT={port}` stops it")
+    _kill(others, "what an earlier, killed service left behind")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
+                "with `make serve PORT=…`"
+            ) from error
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config["http_options"] |= {"host": host, "port": port}
+    began = time.monotonic()
+    try:
+        logs = _start_ray(config)
+        _say("loading the model …")
+        _wait_until_ready(host, port, logs)
+        _say(
+            f"ready after {time.monotonic() - began:.0f} s\n"
+            f"  page      http://{host}:{port}/\n"
+            f"  try       curl -F image=@photo.jpg http://{host}:{port}/v1/classify\n"
+            f"  logs      {logs}\n"
+            "  stop      Ctrl-C, or `make stop`"
+        )
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        _say("stopping …")
+    finally:
+        # Once more Ctrl-C would leave the port busy: it can wait the few seconds.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _shut_down(port)
+    _say("stopped")
+
+
+def stop(port: int) -> None:
+    """Stop the service on a port, and whatever of it is left."""
+    processes = list(_processes(port))
+    drivers = [process for process in processes if _is_driver(process)]
+    for driver in drivers:
+        driver.send_signal(signal.SIGINT)
+    psutil.wait_procs(drivers, timeout=_STOPPED_WITHIN_S)
+    _kill(list(_processes(port)), "what did not stop by itself")
+    _say(f"stopped the service on port {port}" if processes else f"nothing runs on port {port}")
+
+
+def _start_ray(config: dict[str, Any]) -> str:
+    """Start Ray and hand it the config, as `serve deploy` does; returns the folder of its logs."""
+    _say("starting Ray …")
+    import ray  # noqa: PLC0415  (it reads the environment when imported)
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
+
+    context = ray.init(
+        include_dashboard=True, log_to_driver=False, logging_level="WARNING",
+        object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
+    )  # fmt: skip
+    ServeSubmissionClient(f"http://{context.dashboard_url}").deploy_applications(config)
+    return str(Path(context.address_info["session_dir"]) / "logs" / "serve")
+
+
+def _wait_until_ready(host: str, port: int, logs: str) -> None:
+    from ray import serve  # noqa: PLC0415
+
+    until = time.monotonic() + _READY_WITHIN_S
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/readyz"  # noqa: S104
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+        for name, application in serve.status().applications.items():
+            if application.status == "DEPLOY_FAILED":
+                raise StartError(f"{name} failed to deploy: {application.message}")
+    raise StartError(f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}")
+
+
+def _shut_down(port: int) -> None:
+    if "ray" in sys.modules:
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+    _kill([p for p in _processes(port) if p.pid != os.getpid()], None)
+
+
+def _environment(port: int) -> dict[str, str]:
+    """This process' environment, with cluster.env and what this machine needs where not set."""
+    lines = (PROJECT / "cluster.env").read_text(encoding="utf-8").splitlines()
+    return (
+        dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        | {
+            # HAProxy listens there on every interface; two services must not collide.
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+            # One HAProxy on the same machine learns at once that a replica leaves.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        }
+        | os.environ
+        | {
+            # Replicas import this project wherever they start.
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
+            ),
+            MARK: _mark(port),
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _mark(port: int) -> str:
+    return f"{PROJECT}:{port}"
+
+
+def _processes(port: int) -> Iterator[psutil.Process]:
+    """Every process of this project's service on a port; this one when it started it."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == _mark(port):
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
+def _is_driver(process: psutil.Process) -> bool:
+    return "deployments.local" in process.cmdline()
+
+
+def _kill(processes: list[psutil.Process], what: str | None) -> None:
+    if processes and what:
+        _say(f"removing {what} ({len(processes)} processes)")
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What crosses from one deployment to another.
+
+Plain tuples of bytes and numbers, which pickle fast. Deadlines travel as the seconds that are
+left, since clocks differ from node to node.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mlc_core.labels import Choice
+
+Answer = bytes | Exception  # the JSON that answers one photo, or why there is none
+
+
+class Photo(NamedTuple):
+    """One photo on its way from the ingress to the preprocessor."""
+
+    data: bytes
+    choice: Choice
+    left_s: float
+
+
+class Images(NamedTuple):
+    """A group of decoded photos on its way from the preprocessor to the classifier.
+
+    Attributes:
+        data: uint8 (N, height_px, width_px, 3), RGB, C order.
+        choices: N of them.
+        left_s: seconds until the deadline of each, N of them.
+    """
+
+    data: bytes
+    height_px: int
+    width_px: int
+    choices: Sequence[Choice]
+    left_s: Sequence[float]
+
+
+def left_s(deadline: float) -> float:
+    """Seconds until a deadline of this process' monotonic clock."""
+    return deadline - time.monotonic()
+
+
+def deadline(left_s: float) -> float:
+    """The deadline on this process' monotonic clock; time on the wire is not counted."""
+    return time.monotonic() + left_s

@@ -1,0 +1,128 @@
+"""The preprocessor: photos to images, and one call to the classifier for each group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from deployments.calls import call, connect
+from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
+from deployments.messages import Answer, Images, Photo, deadline, left_s
+from deployments.settings import Settings
+from mlc_core.errors import PhotoFault
+from mlc_core.photo import decode
+from mlc_core.spec import ImageSize
+
+logger = logging.getLogger("ray.serve")
+
+# The first group is decoded to this; the classifier corrects it when its model takes another.
+_FIRST_GUESS = ImageSize(height_px=80, width_px=60)
+_TRIES = 3
+
+
+class Preprocessor:
+    """Judges every photo alone: one that can't be decoded is a fault of its own."""
+
+    def __init__(self, classifier: DeploymentHandle[Any], settings: Settings) -> None:
+        self._classify = connect(classifier, "classify")
+        self._settings = settings
+        self._size = _FIRST_GUESS
+        # Large photos have threads of their own, so that small ones never wait behind them.
+        self._small = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="small")
+        self._large = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="large")
+
+    async def classify(self, photos: list[Photo]) -> list[Answer]:
+        """Answer each photo of a group, in its order.
+
+        Raises:
+            Unavailable: no classifier answers.
+        """
+        deadlines = [deadline(photo.left_s) for photo in photos]
+        answers: dict[int, Answer] = {}
+        for _ in range(_TRIES):
+            waiting = [n for n in range(len(photos)) if n not in answers]
+            if not waiting:
+                break
+            # The classifier says which size it wants when it gets another; while versions roll
+            # out, replicas may differ.
+            images = await self._decode(photos, deadlines, waiting, answers)
+            for n, answer in await self._infer(photos, deadlines, images):
+                if isinstance(answer, WrongImageSize):
+                    self._size = answer.wanted
+                else:
+                    answers[n] = answer
+        late = Unavailable("the model in service changed too often meanwhile; try again")
+        return [answers.get(n, late) for n in range(len(photos))]
+
+    async def _decode(
+        self,
+        photos: Sequence[Photo],
+        deadlines: Sequence[float],
+        waiting: Sequence[int],
+        answers: dict[int, Answer],
+    ) -> dict[int, NDArray[np.uint8]]:
+        size, limit = self._size, self._settings.limits.photo_pixels
+        large = len(photos[waiting[0]].data) >= self._settings.large_photo_bytes
+        parts = [[n] for n in waiting] if large else [waiting]
+        loop = asyncio.get_running_loop()
+        decoded = await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    self._large if large else self._small,
+                    _decode, [photos[n].data for n in part], [deadlines[n] for n in part],
+                    size, limit,
+                )
+                for part in parts
+            )
+        )  # fmt: skip
+        images = {}
+        for part, results in zip(parts, decoded, strict=True):
+            for n, result in zip(part, results, strict=True):
+                if isinstance(result, Exception):
+                    answers[n] = result
+                else:
+                    images[n] = result
+        return images
+
+    async def _infer(
+        self,
+        photos: Sequence[Photo],
+        deadlines: Sequence[float],
+        images: dict[int, NDArray[np.uint8]],
+    ) -> list[tuple[int, Answer]]:
+        if not images:
+            return []
+        height_px, width_px, _ = next(iter(images.values())).shape
+        message = Images(
+            b"".join(image.tobytes() for image in images.values()),
+            height_px,
+            width_px,
+            [photos[n].choice for n in images],
+            [left_s(deadlines[n]) for n in images],
+        )
+        return list(zip(images, await call(self._classify, message), strict=True))
+
+
+def _decode(
+    photos: Sequence[bytes], deadlines: Sequence[float], size: ImageSize, max_pixels: int
+) -> list[NDArray[np.uint8] | Exception]:
+    images: list[NDArray[np.uint8] | Exception] = []
+    for photo, until in zip(photos, deadlines, strict=True):
+        if left_s(until) <= 0:
+            images.append(DeadlinePassed("the deadline passed before decoding; try again"))
+            continue
+        try:
+            images.append(decode(photo, size, max_pixels))
+        except PhotoFault as fault:
+            images.append(fault)
+        except Exception:  # a fault of ours must not spoil the rest of the group
+            logger.exception("decoding failed")
+            images.append(RuntimeError("decoding failed; the preprocessor's log tells why"))
+    return images

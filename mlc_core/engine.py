@@ -1,0 +1,81 @@
+"""What runs a model in a replica. Importing this imports neither ONNX Runtime nor TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlc_core.artifact import Artifact
+from mlc_core.errors import ArtifactError
+from mlc_core.spec import Spec
+
+EngineName = Literal["onnxruntime", "tensorflow"]
+
+Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
+Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row sums to 1
+
+
+class Engine(Protocol):
+    """A loaded model. Called from one thread at a time."""
+
+    def infer(self, images: Images) -> Probabilities:
+        """Run the network on images of just the size its spec states."""
+        ...
+
+
+def load_engine(name: EngineName, artifact: Artifact, threads: int = 1) -> Engine:
+    """Load the artifact's network and check that its heads are what the spec says.
+
+    Args:
+        threads: threads that one inference may use; 0 leaves it to the engine.
+
+    Raises:
+        ArtifactError: the network can't be loaded, or contradicts its spec.
+        ValueError: no such engine.
+    """
+    engine: Engine
+    if name == "onnxruntime":
+        engine = _OnnxRuntime(artifact.path / "model.onnx", threads)
+    elif name == "tensorflow":
+        from mlc_core.tensorflow_engine import TensorFlow  # noqa: PLC0415  (seconds and 500 MB)
+
+        engine = TensorFlow(artifact.path / "model.keras", artifact.spec, threads)
+    else:
+        raise ValueError(f"no engine {name!r}; engines are {', '.join(get_args(EngineName))}")
+    _check(engine, artifact.spec)
+    return engine
+
+
+def _check(engine: Engine, spec: Spec) -> None:
+    height_px, width_px = spec.image.height_px, spec.image.width_px
+    try:
+        answer = engine.infer(np.full((1, height_px, width_px, 3), 255, np.uint8))
+    except Exception as error:  # each engine has errors of its own
+        raise ArtifactError(f"the network does not take {spec.image} images: {error}") from error
+    found = {head: p.shape[1] for head, p in answer.items()}
+    stated = {head: len(classes) for head, classes in spec.heads.items()}
+    if found != stated:
+        raise ArtifactError(f"the network has heads {found}, its spec.json says {stated}")
+
+
+class _OnnxRuntime:
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime as ort  # noqa: PLC0415  (training and tests of other parts do without)
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that spin while they wait take the cores from decoding.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ArtifactError(f"{path} can't be loaded: {error}") from error
+        # By name: ONNX sorts outputs alphabetically, a spec does not.
+        self._heads = [output.name for output in self._session.get_outputs()]
+        self._input = self._session.get_inputs()[0].name
+
+    def infer(self, images: Images) -> Probabilities:
+        return dict(zip(self._heads, self._session.run(None, {self._input: images}), strict=True))

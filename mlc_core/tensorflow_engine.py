@@ -1,0 +1,63 @@
+"""The TensorFlow engine, for GPUs; runs on a CPU too. Importing this imports TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mlc_core.engine import Images, Probabilities
+from mlc_core.errors import ArtifactError
+from mlc_core.spec import Spec
+
+# Every batch is padded to one of these, so that each shape is traced once, during warm-up.
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class TensorFlow:
+    """model.keras as a traced function; warm, on every bucket, once constructed.
+
+    Raises:
+        ArtifactError: Keras can't load the file.
+    """
+
+    def __init__(self, path: Path, spec: Spec, threads: int) -> None:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, enable=True)
+        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        try:
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever it stumbles over
+            raise ArtifactError(f"{path} can't be loaded: {error}") from error
+        self._largest = BATCH_BUCKETS[-1]
+
+        @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
+        def run(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return model(images, training=False)  # type: ignore[no-any-return]
+
+        self._run = run
+        for size in BATCH_BUCKETS:
+            self.infer(np.zeros((size, spec.image.height_px, spec.image.width_px, 3), np.uint8))
+
+    @property
+    def traces(self) -> int:
+        """How often TensorFlow traced the network so far: once a bucket, and never again."""
+        return int(self._run.experimental_get_tracing_count())
+
+    def infer(self, images: Images) -> Probabilities:
+        parts = [
+            self._infer_padded(images[at : at + self._largest])
+            for at in range(0, len(images), self._largest)
+        ]
+        return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
+
+    def _infer_padded(self, images: Images) -> Probabilities:
+        count = len(images)
+        bucket = next(size for size in BATCH_BUCKETS if size >= count)
+        if bucket > count:
+            padding = np.zeros((bucket - count, *images.shape[1:]), np.uint8)
+            images = np.concatenate([images, padding])
+        return {head: p.numpy()[:count] for head, p in self._run(images).items()}
