@@ -12,7 +12,6 @@ from typing import Any
 import keras
 from keras import layers
 
-from mlc_core.errors import ArtifactError
 from mlc_core.spec import HEADS, Spec
 
 
@@ -136,15 +135,3 @@ def _multiply_adds(model: Any) -> Iterator[int]:
             yield height * width * prod(layer.kernel.shape)
         elif isinstance(layer, layers.Dense):
             yield prod(layer.kernel.shape)
-
-
-def refuse_other_heads(model: Any, spec: Spec) -> None:
-    """Check that a network answers the heads of `spec`, with as many classes each.
-
-    Raises:
-        ArtifactError: it does not.
-    """
-    answers = {head: output.shape[-1] for head, output in model.output.items()}
-    wanted = {head: len(classes) for head, classes in spec.heads.items()}
-    if answers != wanted:
-        raise ArtifactError(f"the network answers {answers}, the spec says {wanted}")
