@@ -1,0 +1,67 @@
+"""What training varies about a photo: what the shop's next photo may differ in, never its labels.
+
+Hue is left alone, for colour is a label. Larger photos reach the network sharper or softer than
+the small ones it trains on, and without their JPEG blocks: that is varied too.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+_SCALE, _STRETCH, _SHIFT = 0.12, 0.05, 0.08  # at most, as a fraction of the picture
+_BORDER = _SHIFT + (1 + _SCALE) * (1 + _STRETCH) / 2 - 0.5 + 0.01
+_LIGHT = 0.12
+_WHITE = (255, 255, 255)
+
+
+def augment(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Vary each of a batch of images, shape (N, height_px, width_px, 3), on its own."""
+    return np.stack([_vary(image, rng) for image in images])
+
+
+def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    image = _move(Image.fromarray(pixels), rng)
+    if rng.random() < 0.3:
+        image = _resharpen(image, rng)
+    if rng.random() < 0.2:
+        image = _recompress(image, int(rng.integers(60, 96)))
+    if rng.random() < 0.5:
+        gain = rng.uniform(1 - _LIGHT, 1 + _LIGHT)
+        lit = (np.arange(256) * gain).round().clip(0, 255).astype(int).tolist()
+        image = image.point(lit * 3)
+    return np.asarray(image)
+
+
+def _move(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Mirror, scale, stretch and shift; what comes in from outside is white."""
+    width_px, height_px = image.size
+    scale, stretch = rng.uniform(1 - _SCALE, 1 + _SCALE), rng.uniform(1 - _STRETCH, 1 + _STRETCH)
+    across_px, down_px = width_px * scale * stretch, height_px * scale / stretch
+    shift_x, shift_y = rng.uniform(-_SHIFT, _SHIFT, 2)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # Cut from a canvas with a white border, wide enough for every cut.
+    border_x, border_y = round(width_px * _BORDER), round(height_px * _BORDER)
+    canvas = Image.new("RGB", (width_px + 2 * border_x, height_px + 2 * border_y), _WHITE)
+    canvas.paste(image, (border_x, border_y))
+    left_px = border_x + (width_px - across_px) / 2 + shift_x * width_px
+    top_px = border_y + (height_px - down_px) / 2 + shift_y * height_px
+    cut = (left_px, top_px, left_px + across_px, top_px + down_px)
+    return canvas.resize(image.size, Image.Resampling.BICUBIC, box=cut)
+
+
+def _resharpen(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    if rng.random() < 0.5:
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
+    return image.filter(ImageFilter.UnsharpMask(radius=1, percent=int(rng.integers(20, 100))))
+
+
+def _recompress(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    with Image.open(file) as decoded:
+        return decoded.convert("RGB")

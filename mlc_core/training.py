@@ -1,0 +1,259 @@
+"""Training: a data set and a recipe become a network, an epoch at a time, and can be resumed.
+
+Runs on any Keras backend. Knows the run directory; what is saved in the end is the artifact's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from mlc_core.augmentation import augment
+from mlc_core.dataset import DataSet, Progress
+from mlc_core.errors import DataSetError, MlcError
+from mlc_core.network import MultiHeadNetwork
+from mlc_core.spec import Spec
+from mlc_core.split import Split
+
+_LAST, _BEST, _STATE, _PLAN = "last.keras", "best.keras", "state.json", "plan.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; all of it ends up in metrics.json.
+
+    Attributes:
+        learning_rate: at its peak; it rises over the first epoch and falls by a half cosine.
+        weight_decay: AdamW's, as a fraction of the learning rate.
+        label_smoothing: share of the target spread over all classes; colour labels are noisy.
+        averaging: momentum of the moving average of the weights, which is what gets validated
+            and saved.
+        patience_epochs: training stops when the mean validation accuracy has not risen for long.
+        loss_weights: head -> weight of its loss; 1 where a head is not named.
+        precision: Keras dtype policy; what is saved is float32 whatever it is.
+    """
+
+    epochs: int = 30
+    batch: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    averaging: float = 0.998
+    patience_epochs: int = 8
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    precision: str = "float32"
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network, and how it came about.
+
+    Attributes:
+        model: Keras network in float32 with the weights of the best epoch.
+        history: one entry an epoch, in order: loss, validation accuracy a head, seconds.
+    """
+
+    model: Any
+    history: list[dict[str, float]]
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Images and one-hot labels in batches; shuffled and augmented when made for training.
+
+    A batch depends on the seed, the epoch and its number alone, so that a resumed run sees what
+    it would have seen.
+    """
+
+    def __init__(self, data: DataSet, spec: Spec, recipe: Recipe, training: bool) -> None:
+        super().__init__(workers=1, max_queue_size=8)
+        self._images = data.images
+        self._targets = {
+            head: _one_hot(data.labels[head], classes) for head, classes in spec.heads.items()
+        }
+        self._recipe = recipe
+        self._training = training
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._images) / self._recipe.batch)
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+        order = np.arange(len(self._images))
+        if self._training:
+            np.random.default_rng((self._recipe.seed, self.epoch)).shuffle(order)
+        taken = order[number * self._recipe.batch : (number + 1) * self._recipe.batch]
+        images = self._images[taken]
+        if self._training:
+            images = augment(images, np.random.default_rng((self._recipe.seed, self.epoch, number)))
+        return images, {head: target[taken] for head, target in self._targets.items()}
+
+
+class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """After each epoch: saves, reports, and stops when nothing improves any more."""
+
+    def __init__(self, run: Path, recipe: Recipe, batches: Batches, report: Progress) -> None:
+        super().__init__()
+        self._run = run
+        self._recipe = recipe
+        self._batches = batches
+        self._report = report
+        self.history = _read_state(run)
+        self._started_s = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._batches.epoch = epoch
+        self._started_s = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        logs = logs or {}
+        spent_s = time.monotonic() - self._started_s
+        accuracy = {
+            head: float(logs.get(f"val_{head}_accuracy", logs.get("val_accuracy", np.nan)))
+            for head in self.model.output
+        }
+        entry = {"loss": float(logs["loss"]), **accuracy, "spent_s": round(spent_s, 1)}
+        self.history.append({name: round(value, 5) for name, value in entry.items()})
+        scores = [_score(one, accuracy) for one in self.history]
+        best = int(np.argmax(scores))
+        _replace(self._run / _LAST, self.model.save)
+        if best == epoch:
+            _replace(self._run / _BEST, self.model.save)
+        _replace(self._run / _STATE, lambda file: file.write_text(json.dumps(self.history)))
+        heads = " ".join(f"{head} {value:.2%}" for head, value in accuracy.items())
+        number = f"{epoch + 1}/{self._recipe.epochs}"
+        self._report(
+            f"epoch {number}: loss {entry['loss']:.4f}, validation {heads}, {spent_s:.0f} s"
+        )
+        if epoch - best >= self._recipe.patience_epochs:
+            self._report(f"no better for {epoch - best} epochs, stopping")
+            self.model.stop_training = True
+
+
+def train(
+    data: DataSet, split: Split, spec: Spec, recipe: Recipe, run: Path, report: Progress = print
+) -> Training:
+    """Train a network of `spec`, or go on where an earlier call for the same run was killed.
+
+    Args:
+        run: directory of the checkpoints; made if it is not there.
+
+    Raises:
+        DataSetError: a part of the split is empty.
+        MlcError: `run` holds checkpoints of another recipe or spec.
+    """
+    if not len(split.train) or not len(split.validation):
+        raise DataSetError("too few photos: the training or the validation part is empty")
+    _refuse_other_plan(run, spec, recipe)
+    batches = Batches(data.take(split.train), spec, recipe, training=True)
+    model = _begin(spec, recipe, len(batches)) if not (run / _LAST).exists() else None
+    if model is None:
+        model = keras.saving.load_model(run / _LAST)
+        report(f"going on after epoch {len(_read_state(run))}")
+    checkpoint = _Checkpoint(run, recipe, batches, report)
+    if not _finished(checkpoint.history, spec, recipe):
+        model.fit(
+            batches,
+            validation_data=Batches(data.take(split.validation), spec, recipe, training=False),
+            epochs=recipe.epochs,
+            initial_epoch=len(checkpoint.history),
+            shuffle=False,
+            callbacks=[keras.callbacks.SwapEMAWeights(), checkpoint],
+            verbose=0,
+        )
+    return Training(_averaged(spec, run), checkpoint.history)
+
+
+def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
+    keras.utils.set_random_seed(recipe.seed)
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        model = MultiHeadNetwork(spec).build_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    warm_up = min(steps, recipe.epochs * steps // 5)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        recipe.learning_rate / 20,
+        decay_steps=max(1, recipe.epochs * steps - warm_up),
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warm_up,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=recipe.weight_decay,
+        clipnorm=5.0,
+        use_ema=True,
+        ema_momentum=recipe.averaging,
+    )
+    # Decay is for what multiplies; on a scale or an offset it only fights batch normalisation.
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    model.compile(
+        optimizer,
+        loss={
+            head: keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
+            for head in spec.heads
+        },
+        loss_weights={head: recipe.loss_weights.get(head, 1.0) for head in spec.heads},
+        metrics={head: ["accuracy"] for head in spec.heads},
+        jit_compile=False,  # compiling takes longer than it saves on a CPU
+    )
+    return model
+
+
+def _averaged(spec: Spec, run: Path) -> Any:
+    """The best epoch's averaged weights, in a float32 network that is not compiled."""
+    best = keras.saving.load_model(run / _BEST)
+    best.optimizer.finalize_variable_values(best.trainable_variables)
+    model = MultiHeadNetwork(spec).build_model()
+    model.set_weights(best.get_weights())
+    return model
+
+
+def _finished(history: list[dict[str, float]], spec: Spec, recipe: Recipe) -> bool:
+    if not history:
+        return False
+    best = int(np.argmax([_score(entry, spec.heads) for entry in history]))
+    return len(history) >= recipe.epochs or len(history) - 1 - best >= recipe.patience_epochs
+
+
+def _score(entry: Mapping[str, float], heads: Any) -> float:
+    """Mean validation accuracy of the heads."""
+    return float(np.mean([entry[head] for head in heads]))
+
+
+def _one_hot(labels: NDArray[np.str_], classes: tuple[str, ...]) -> NDArray[np.float32]:
+    position = {label: at for at, label in enumerate(classes)}
+    return np.eye(len(classes), dtype=np.float32)[[position[label] for label in labels.tolist()]]
+
+
+def _refuse_other_plan(run: Path, spec: Spec, recipe: Recipe) -> None:
+    plan = json.dumps({"spec": json.loads(spec.to_json()), "recipe": asdict(recipe)}, indent=1)
+    run.mkdir(parents=True, exist_ok=True)
+    file = run / _PLAN
+    if (run / _LAST).exists() and file.read_text(encoding="utf-8") != plan:
+        raise MlcError(
+            f"{run} holds checkpoints of another recipe or other classes; "
+            "name another --run, or remove it"
+        )
+    _replace(file, lambda new: new.write_text(plan, encoding="utf-8"))
+
+
+def _read_state(run: Path) -> list[dict[str, float]]:
+    file = run / _STATE
+    return list(json.loads(file.read_text())) if file.exists() and (run / _LAST).exists() else []
+
+
+def _replace(file: Path, write: Any) -> None:
+    """Write beside the file, then rename: a kill leaves the old one or the new one."""
+    new = file.with_name(f"new-{file.name}")
+    write(new)
+    new.replace(file)
