@@ -1,0 +1,41 @@
+"""A picture a head of which labels get mistaken for which, for people to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+def draw_confusion(
+    truth: NDArray[np.intp],
+    guess: NDArray[np.intp],
+    classes: tuple[str, ...],
+    title: str,
+    path: Path,
+) -> None:
+    """Write a PNG: a row for each class that occurs, most frequent first; each row sums to 1."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    known = truth >= 0
+    np.add.at(counts, (truth[known], guess[known]), 1)
+    occurs = np.flatnonzero(counts.sum(axis=1))
+    order = occurs[np.argsort(-counts.sum(axis=1)[occurs], kind="stable")]
+    rows = counts[np.ix_(order, order)] / counts[order].sum(axis=1, keepdims=True)
+
+    side_in = max(5.0, 0.16 * len(order) + 2)
+    figure = Figure(figsize=(side_in, side_in), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(rows, cmap="magma_r", vmin=0, vmax=1)
+    names = [f"{classes[at]} ({counts[at].sum()})" for at in order]
+    font_size = 10 if len(order) < 15 else 7
+    axes.set_xticks(range(len(order)), [classes[at] for at in order], rotation=90, size=font_size)
+    axes.set_yticks(range(len(order)), names, size=font_size)
+    axes.set_xlabel("named by the model")
+    axes.set_ylabel("label in the data (photos)")
+    axes.set_title(title)
+    figure.colorbar(image, shrink=0.6, label="share of the row")
+    figure.savefig(path)

@@ -1,0 +1,116 @@
+"""From a data set to a measured artifact, and from an artifact back to its test split.
+
+Brings reading, splitting, training and evaluation together; each does its part elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlc_core.artifact import Artifact, save_artifact
+from mlc_core.dataset import DataSet, Progress, read_dataset
+from mlc_core.errors import DataSetError
+from mlc_core.evaluation import Infer, class_numbers, infer_all, measure
+from mlc_core.spec import ImageSize, Spec
+from mlc_core.split import TWIN_BITS, Split, split_by_picture
+
+
+def produce_artifact(
+    source: Path,
+    artifact: Path,
+    heads: Sequence[str],
+    size: ImageSize,
+    recipe: Any,
+    run: Path,
+    report: Progress = print,
+) -> Artifact:
+    """Train a model on a data set, measure it on the test split, and save it.
+
+    Args:
+        artifact: directory …/NAME/VERSION.
+        recipe: mlc_core.training.Recipe.
+        run: directory of the checkpoints; a call that was killed is continued from there.
+
+    Raises:
+        DataSetError: the data set can't be read, or is too small to be split.
+        ArtifactError: what was trained can't be saved as an artifact.
+        MlcError: `run` holds something else.
+    """
+    from mlc_core.network import multiply_adds  # noqa: PLC0415  (evaluating needs no Keras)
+    from mlc_core.training import train  # noqa: PLC0415
+
+    data, split = _read(source, size, recipe.seed, report)
+    classes = data.classes()
+    name, version = artifact.parts[-2:]
+    spec = Spec(name, version, size, {head: classes[head] for head in heads})
+    training = train(data, split, spec, recipe, run, report)
+    report(f"measuring on {len(split.test)} photos")
+    metrics = {
+        **measure(training.model.predict_on_batch, data.take(split.test), spec),
+        "network": {
+            "multiply_adds": multiply_adds(training.model),
+            "parameters": training.model.count_params(),
+        },
+        "training": {
+            "data": {
+                "name": source.stem,
+                "photos": len(data),
+                "rows_skipped": dict(data.skipped),
+                "train_photos": len(split.train),
+                "validation_photos": len(split.validation),
+            },
+            "split": {"seed": recipe.seed, "twin_bits_of_256": TWIN_BITS},
+            "recipe": asdict(recipe),
+            "epochs_run": len(training.history),
+            "spent_s": round(sum(epoch["spent_s"] for epoch in training.history)),
+        },
+    }
+    return save_artifact(training.model, spec, metrics, artifact)
+
+
+def measure_artifact(
+    artifact: Artifact, infer: Infer, source: Path, out: Path, report: Progress = print
+) -> dict[str, Any]:
+    """Measure a model on the test split that its training left aside; draw what it confuses.
+
+    Writes metrics.json and confusion-HEAD.png to `out`; the artifact stays as it is.
+
+    Raises:
+        DataSetError: not the data set the model was trained on, or it can't be read.
+    """
+    from mlc_core.confusion import draw_confusion  # noqa: PLC0415  (matplotlib takes a second)
+
+    trained = artifact.metrics["training"]
+    data, split = _read(source, artifact.spec.image, trained["split"]["seed"], report)
+    if len(data) != trained["data"]["photos"]:
+        raise DataSetError(
+            f"{source} has {len(data)} usable photos, the model was trained on a data set of "
+            f"{trained['data']['photos']}; its test split can't be told from what it has seen"
+        )
+    test = data.take(split.test)
+    report(f"measuring on {len(test)} photos")
+    metrics = {**artifact.metrics, **measure(infer, test, artifact.spec)}
+    probabilities = infer_all(infer, test.images)
+    out.mkdir(parents=True, exist_ok=True)
+    for head, classes in artifact.spec.heads.items():
+        draw_confusion(
+            class_numbers(test.labels[head], classes),
+            probabilities[head].argmax(axis=1),
+            classes,
+            f"{head}, {len(test)} photos of the test split",
+            out / f"confusion-{head}.png",
+        )
+    return metrics
+
+
+def _read(source: Path, size: ImageSize, seed: int, report: Progress) -> tuple[DataSet, Split]:
+    report(f"reading {source}")
+    data = read_dataset(source, size, report)
+    report(f"splitting {len(data)} photos by picture")
+    split = split_by_picture(data.ids.tolist(), data.images, seed)
+    if not (len(split.train) and len(split.validation) and len(split.test)):
+        raise DataSetError(f"{source}: {len(data)} usable photos are too few to be split")
+    return data, split
