@@ -66,8 +66,8 @@ def load_artifact(path: Path | str) -> Artifact:
             )
     spec = _named(path / SPEC, lambda: Spec.from_json(contents[SPEC].decode()))
     metrics = _named(path / METRICS, lambda: json.loads(contents[METRICS]))
-    measured = set(metrics.get("heads", spec.heads)) if isinstance(metrics, dict) else None
-    if measured != set(spec.heads):
+    measured = metrics.get("heads") if isinstance(metrics, dict) else None
+    if not isinstance(measured, dict) or set(measured) != set(spec.heads):
         raise ArtifactError(
             f"{path / METRICS} does not measure the heads of {SPEC} ({', '.join(spec.heads)}); "
             "the files belong to different models, restore the whole directory"
