@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         "data", metavar="DATA", type=Path, help="directory or zip: styles.csv, images/"
     )
     train.add_argument(
-        "--model", type=_artifact_path, required=True, help="where it goes: …/NAME/VERSION"
+        "--model",
+        type=_artifact_path,
+        help=f"where it goes: …/NAME/VERSION, default the next free version in {_MODEL.parent}",
     )
     train.add_argument(
         "--run",
@@ -164,16 +167,14 @@ def _train(options: argparse.Namespace) -> int:
     from mlc_core.production import produce_artifact  # noqa: PLC0415  (scipy, TensorFlow)
     from mlc_core.training import Recipe  # noqa: PLC0415
 
-    name = "-".join(options.model.parts[-2:])
+    model = options.model or _next_version()
     chosen = {"epochs": options.epochs, "seed": options.seed, "precision": options.precision}
     recipe = Recipe(
         loss_weights=options.loss_weights,
         **{key: value for key, value in chosen.items() if value is not None},
     )
-    run = options.run or Path("runs") / name
-    artifact = produce_artifact(
-        options.data, options.model, options.heads, _SIZE, recipe, run, _report
-    )
+    run = options.run or _run_directory(model)
+    artifact = produce_artifact(options.data, model, options.heads, _SIZE, recipe, run, _report)
     _print_metrics(artifact.metrics)
     print(f"saved {artifact.path}")
     return OK
@@ -184,7 +185,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     artifact = load_artifact(options.model)
     engine = load_engine("onnxruntime", artifact, threads=0)
-    out = options.out or Path("runs") / f"{artifact.spec.name}-{artifact.spec.version}"
+    out = options.out or _run_directory(artifact.path)
     metrics = measure_artifact(artifact, engine.infer, options.data, out, _report)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     _print_metrics(metrics)
@@ -219,6 +220,14 @@ def _reason(error: Exception) -> str:
 def _quiet_tensorflow() -> None:
     # Set before TensorFlow is imported, or it fills the terminal with notes on its own build.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _next_version() -> Path:
+    return next(path for number in count(1) if not (path := _MODEL.parent / str(number)).exists())
+
+
+def _run_directory(model: Path) -> Path:
+    return Path("runs") / "-".join(model.resolve().parts[-2:])
 
 
 def _artifact_path(text: str) -> Path:

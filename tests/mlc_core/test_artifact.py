@@ -133,7 +133,7 @@ def test_plain_keras_loads_it_without_this_project(saved):
 
 def test_the_state_of_the_optimizer_is_not_saved(spec, tmp_path):
     model = MultiHeadNetwork(spec).build_model()
-    model.compile("adam", {head: "categorical_crossentropy" for head in spec.heads})
+    model.compile("adam", dict.fromkeys(spec.heads, "categorical_crossentropy"))
     model.optimizer.build(model.trainable_variables)
     metrics = {"heads": {head: {} for head in spec.heads}}
     trained = save_artifact(model, spec, metrics, tmp_path / "trained" / "1")

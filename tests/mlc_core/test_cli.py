@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from garments import as_file, draw_garment
@@ -46,6 +48,20 @@ def test_metrics_tell_accuracy_and_how_it_was_trained(trained):
     assert metrics["network"]["multiply_adds"] > 1e6
     assert metrics["test_photos"] > 10
     assert set(metrics["larger_photos"]) == {"225×300", "1080×1440"}
+
+
+def test_train_takes_the_next_free_version(tmp_path, monkeypatch):
+    (tmp_path / "models" / "fashion" / "1").mkdir(parents=True)
+    asked = []
+
+    def produce(source, model, heads, size, recipe, run, report):
+        asked.append((model, run))
+        return SimpleNamespace(path=model, metrics={"heads": {}, "larger_photos": {}})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlc_core.production.produce_artifact", produce)
+    assert main(["train", "data"]) == 0
+    assert asked == [(Path("models/fashion/2"), Path("runs/fashion-2"))]
 
 
 def test_evaluate_measures_the_same_and_draws_confusions(trained, drawn, tmp_path, capsys):
@@ -120,7 +136,7 @@ def test_a_missing_data_set_is_one_line_and_exit_code_1(tmp_path, capsys):
         ([], "COMMAND"),
         (["classify"], "PHOTO"),
         (["classify", "a.jpg", "--top-k", "0"], "1 to 20"),
-        (["train", "data"], "--model"),
+        (["train"], "DATA"),
         (["train", "data", "--model", "fashion"], "NAME/VERSION"),
         (["train", "data", "--model", "a/1", "--heads", "colour"], "no head"),
         (["train", "data", "--model", "a/1", "--loss-weights", "color"], "HEAD=WEIGHT"),
