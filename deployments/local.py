@@ -1,16 +1,19 @@
 """Starts the service on this machine, and stops it without leaving a process or a busy port.
 
-Every process of a service started here carries MARK in its environment, which is how what a
-killed service left behind is found: Serve's HAProxy outlives its driver and keeps the port.
+Every process of a service names its run directory: in its environment, or, where Ray overwrites
+that with a title, as where its output goes. So what a killed service left behind is found and
+removed; Serve's HAProxy, for one, outlives its driver and keeps the port.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ import yaml
 
 from deployments.settings import PROJECT
 
-MARK = "MLC_SERVICE"
+_RUN = "MLC_RUN"
 _READY_WITHIN_S = 120.0
 _STOPPED_WITHIN_S = 60.0
 
@@ -40,14 +43,12 @@ def main() -> int:
         "--config", type=Path, default=PROJECT / "serve_config.yaml", help="a Serve config file"
     )
     args = parser.parse_args()
-    # Ctrl-C, `kill` and a closed terminal all end the service the same way.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    _on_signals(_interrupt)
     try:
         if args.command == "stop":
             stop(args.port)
-        elif os.environ.get(MARK) != _mark(args.port):
-            # From its first moment this process, too, carries the mark, and Ray's settings.
+        elif os.environ.get(_RUN) != _run_directory(args.port):
+            # From its first moment this process, too, has Ray's settings and its run directory.
             command = [sys.executable, "-m", "deployments.local", *sys.argv[1:]]
             os.execve(sys.executable, command, _environment(args.port))  # noqa: S606
         else:
@@ -97,8 +98,7 @@ def start(host: str, port: int, config_file: Path) -> None:
         _say("stopping …")
     finally:
         # Once more Ctrl-C would leave the port busy: it can wait the few seconds.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _on_signals(signal.SIG_IGN)
         _shut_down(port)
     _say("stopped")
 
@@ -123,8 +123,13 @@ def _start_ray(config: dict[str, Any]) -> str:
     context = ray.init(
         include_dashboard=True, log_to_driver=False, logging_level="WARNING",
         object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
+        _temp_dir=os.environ[_RUN],
     )  # fmt: skip
-    ServeSubmissionClient(f"http://{context.dashboard_url}").deploy_applications(config)
+    _on_signals(_interrupt)  # Ray has put handlers of its own in their place
+    try:
+        ServeSubmissionClient(f"http://{context.dashboard_url}").deploy_applications(config)
+    except RuntimeError as error:
+        raise StartError(f"Ray Serve refused the config: {error}") from error
     return str(Path(context.address_info["session_dir"]) / "logs" / "serve")
 
 
@@ -139,9 +144,10 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-        for name, application in serve.status().applications.items():
+        for application in serve.status().applications.values():
             if application.status == "DEPLOY_FAILED":
-                raise StartError(f"{name} failed to deploy: {application.message}")
+                causes = [d.message for d in application.deployments.values() if d.message]
+                raise StartError("\n".join([application.message, *causes]))
     raise StartError(f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}")
 
 
@@ -174,7 +180,7 @@ def _environment(port: int) -> dict[str, str]:
             "PYTHONPATH": os.pathsep.join(
                 filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
             ),
-            MARK: _mark(port),
+            _RUN: _run_directory(port),
         }
     )
 
@@ -185,18 +191,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _mark(port: int) -> str:
-    return f"{PROJECT}:{port}"
+def _run_directory(port: int) -> str:
+    """Its own for each checkout and port; short, since the names of Ray's sockets start with it."""
+    checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
+    return str(Path(tempfile.gettempdir()) / f"mlc-{checkout}-{port}")
 
 
 def _processes(port: int) -> Iterator[psutil.Process]:
-    """Every process of this project's service on a port; this one when it started it."""
+    """Every process of this checkout's service on a port, this one included if it started it."""
+    run = _run_directory(port)
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == _mark(port):
+            output = Path(f"/proc/{process.pid}/fd/1").readlink()
+            if output.is_relative_to(run) or process.environ().get(_RUN) == run:
                 yield process
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+        except (OSError, psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it has ended, or is another user's
 
 
 def _is_driver(process: psutil.Process) -> bool:
@@ -212,6 +222,12 @@ def _kill(processes: list[psutil.Process], what: str | None) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(processes, timeout=10)
+
+
+def _on_signals(handler: Any) -> None:
+    """Ctrl-C, `kill` and a closed terminal all end the service the same way."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
 
 
 def _interrupt(*_: object) -> None:
