@@ -24,6 +24,7 @@ from mlc_core.network import MultiHeadNetwork
 from mlc_core.spec import Spec
 from mlc_core.split import Split
 
+_SETTLING, _SETTLING_BATCH = 64, 256  # batches, photos
 _LAST, _BEST, _STATE, _PLAN = "last.keras", "best.keras", "state.json", "plan.json"
 
 
@@ -170,7 +171,8 @@ def train(
             callbacks=[keras.callbacks.SwapEMAWeights(), checkpoint],
             verbose=0,
         )
-    return Training(_averaged(spec, run), checkpoint.history)
+    model = _averaged(spec, run, data.images[split.train], recipe.seed)
+    return Training(model, checkpoint.history)
 
 
 def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
@@ -209,13 +211,39 @@ def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
     return model
 
 
-def _averaged(spec: Spec, run: Path) -> Any:
+def _averaged(spec: Spec, run: Path, images: NDArray[np.uint8], seed: int) -> Any:
     """The best epoch's averaged weights, in a float32 network that is not compiled."""
     best = keras.saving.load_model(run / _BEST)
     best.optimizer.finalize_variable_values(best.trainable_variables)
     model = MultiHeadNetwork(spec).build_model()
     model.set_weights(best.get_weights())
+    settle_norms(model, images, seed)
     return model
+
+
+def settle_norms(model: Any, images: NDArray[np.uint8], seed: int) -> None:
+    """Measure anew what every batch normalisation subtracts and divides by.
+
+    What they gathered in training belongs to weights before averaging, to augmented images and to
+    dropout, none of which is there when the network answers (Izmailov et al. 2018, section 3.2).
+
+    Args:
+        images: uint8 (N, height_px, width_px, 3), of the training part.
+    """
+    norms = [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
+    dropouts = [each for each in model.layers if isinstance(each, keras.layers.Dropout)]
+    before = [norm.momentum for norm in norms], [dropout.rate for dropout in dropouts]
+    order = np.random.default_rng(seed).permutation(len(images))[: _SETTLING * _SETTLING_BATCH]
+    for dropout in dropouts:
+        dropout.rate = 0.0
+    for number, start in enumerate(range(0, len(order), _SETTLING_BATCH)):
+        for norm in norms:
+            norm.momentum = number / (number + 1)  # the plain mean over all batches so far
+        model(images[order[start : start + _SETTLING_BATCH]], training=True)
+    for layer, momentum in zip(norms, before[0], strict=True):
+        layer.momentum = momentum
+    for layer, rate in zip(dropouts, before[1], strict=True):
+        layer.rate = rate
 
 
 def _finished(history: list[dict[str, float]], spec: Spec, recipe: Recipe) -> bool:
