@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -28,15 +28,8 @@ async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes
     """
     declared = _media_type(request)
     if declared == "multipart/form-data":
-        limit_bytes = limits.photo_bytes + _MULTIPART_OVERHEAD_BYTES
-        form = await _form(request, limit_bytes, timeout_s, limits.photo_bytes, files=2)
-        photos = [part async for part in _files(form, "image")]
-        if len(photos) != 1:
-            raise MalformedRequest(
-                f"the form has {len(photos)} files in the field 'image'; send one, "
-                "or many to /v1/classify/batch"
-            )
-        photo = photos[0]
+        body = await _read(request, limits.photo_bytes + _MULTIPART_OVERHEAD_BYTES, timeout_s)
+        (photo,) = await _files(request, body, "image", most=1)
     elif declared in ("", "application/octet-stream") or declared.startswith("image/"):
         photo = await _read(request, limits.photo_bytes, timeout_s)
     else:
@@ -65,21 +58,15 @@ async def many_photos(
             f"the body is declared as {declared or 'nothing'!r}; "
             "send multipart/form-data with one field 'images' for each photo"
         )
-    form = await _form(
-        request, limits.batch_bytes, timeout_s, limits.batch_bytes, limits.batch_photos + 1
-    )
+    body = await _read(request, limits.batch_bytes, timeout_s)
     photos: list[bytes | Exception] = []
-    async for photo in _files(form, "images"):
+    for photo in await _files(request, body, "images", most=limits.batch_photos):
         if not photo:
             photos.append(MalformedRequest("the file is empty"))
         elif len(photo) > limits.photo_bytes:
             photos.append(_too_large(limits.photo_bytes))
         else:
             photos.append(photo)
-    if not photos:
-        raise MalformedRequest("the form has no file in a field 'images'; send at least one")
-    if len(photos) > limits.batch_photos:
-        raise RequestTooLarge(f"send at most {limits.batch_photos} photos in a call")
     return photos
 
 
@@ -115,32 +102,31 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def _form(
-    request: Request, limit_bytes: int, timeout_s: float, part_bytes: int, files: int
-) -> FormData:
-    body = await _read(request, limit_bytes, timeout_s)
+async def _files(request: Request, body: bytes, field: str, most: int) -> list[bytes]:
+    """The files of one field of a multipart form, at least one and `most` at the most."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = _InMemory(
-        request.headers, stream(), max_files=files, max_fields=files, max_part_size=part_bytes
-    )
+    parser = _InMemory(request.headers, stream(), max_files=most, max_fields=most)
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
-        if "Too many files" in error.message:
-            raise RequestTooLarge(f"send at most {files - 1} photos in a call") from error
+        if error.message.startswith("Too many files"):
+            raise RequestTooLarge(
+                f"send at most {most} photo{'s' if most > 1 else ''} in this call"
+            ) from error
         raise MalformedRequest(f"the multipart form can't be read: {error.message}") from error
     except (KeyError, UnicodeDecodeError) as error:
         raise MalformedRequest(f"the multipart form can't be read: {error}") from error
-
-
-async def _files(form: FormData, field: str) -> AsyncGenerator[bytes, None]:
-    for value in form.getlist(field):
-        if isinstance(value, UploadFile):
-            yield await value.read()
-        else:
-            raise MalformedRequest(
-                f"the field {field!r} holds text; send a file (with curl: -F {field}=@photo.jpg)"
-            )
+    try:
+        values = form.getlist(field)
+        files = [await value.read() for value in values if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+    if not files or len(files) < len(values):
+        raise MalformedRequest(
+            f"the form has {'text' if values else 'nothing'} in the field {field!r}; "
+            f"send a file (with curl: -F {field}=@photo.jpg)"
+        )
+    return files

@@ -1,0 +1,54 @@
+"""Claims about how probabilities become an answer."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlc_core.labels import Choice, Labeller
+from mlc_core.spec import ImageSize, Spec
+
+SPEC = Spec(
+    "shop",
+    "7",
+    ImageSize(80, 60),
+    {"color": ("Navy Blue", 'Off "White"', "Grün"), "category": ("Shirt", "Shoe")},
+)
+PROBABILITIES = {
+    "category": np.float32([[0.75, 0.25], [0.5, 0.5]]),
+    "color": np.float32([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]]),
+}
+
+
+def answers(*choices):
+    return [json.loads(a) for a in Labeller(SPEC).answers(PROBABILITIES, choices)]
+
+
+def test_an_answer_names_its_model_and_the_best_class_of_each_head_in_order():
+    first, _ = answers(Choice(), Choice())
+    assert first["model"] == {"name": "shop", "version": "7"}
+    assert list(first["labels"]) == ["color", "category"]
+    assert first["labels"]["color"] == {
+        "label": 'Off "White"', "confidence": 0.7, "alternatives": []
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("top_k", "alternatives"), [(1, 0), (2, 1), (3, 2), (20, 2)])
+def test_alternatives_are_one_fewer_than_top_k_and_than_classes(top_k, alternatives):
+    first, second = answers(Choice(top_k), Choice(top_k))
+    assert len(first["labels"]["color"]["alternatives"]) == alternatives
+    named = [a["label"] for a in second["labels"]["color"]["alternatives"]]
+    assert named == ["Navy Blue", 'Off "White"'][:alternatives]
+
+
+def test_a_head_below_the_wanted_confidence_answers_null():
+    first, _ = answers(Choice(min_confidence=0.72), Choice())
+    assert first["labels"]["color"]["label"] is None
+    assert first["labels"]["color"]["confidence"] == 0.7
+    assert first["labels"]["category"]["label"] == "Shirt"
+
+
+def test_equal_probabilities_never_name_a_class_twice():
+    _, second = answers(Choice(), Choice(2))
+    category = second["labels"]["category"]
+    assert [category["label"], category["alternatives"][0]["label"]] == ["Shirt", "Shoe"]
