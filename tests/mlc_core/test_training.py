@@ -14,7 +14,7 @@ from mlc_core.errors import DataSetError, MlcError
 from mlc_core.network import MultiHeadNetwork
 from mlc_core.spec import ImageSize, Spec
 from mlc_core.split import Split, split_by_picture
-from mlc_core.training import Batches, Recipe, train
+from mlc_core.training import Batches, Recipe, settle_norms, train
 
 SIZE = ImageSize(height_px=40, width_px=30)
 QUICK = Recipe(epochs=2, batch=32, averaging=0.5, learning_rate=3e-3)
@@ -119,6 +119,24 @@ def test_a_head_without_weight_learns_nothing(data, split, spec, tmp_path):
 
     assert moved("color") == 0
     assert moved("category") > 1e-4
+
+
+def test_norms_are_settled_on_the_images_as_they_are():
+    images = np.random.default_rng(0).integers(0, 256, (512, 4, 4, 3), np.uint8)
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Dropout(0.5),
+            keras.layers.BatchNormalization(momentum=0.97),
+        ]
+    )
+    settle_norms(model, images, seed=0)
+    norm, dropout = model.layers[-1], model.layers[-2]
+    scaled = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(norm.moving_mean, scaled.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, scaled.var(axis=0), rtol=1e-3)
+    assert (norm.momentum, dropout.rate) == (0.97, 0.5)
 
 
 def test_an_empty_part_is_refused(data, split, spec, tmp_path):

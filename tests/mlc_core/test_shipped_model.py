@@ -1,0 +1,72 @@
+"""The model that ships with the project: what is promised of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from garments import as_file, draw_garment
+
+from mlc_core.artifact import load_artifact
+from mlc_core.engine import load_engine
+from mlc_core.photo import decode
+from mlc_core.spec import HEADS
+
+FLOORS = {"color": 0.64, "master_category": 0.985, "sub_category": 0.945, "category": 0.83}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_artifact(Path(__file__).parents[2] / "models" / "fashion" / "1")
+
+
+@pytest.fixture(scope="module")
+def classify(shipped):
+    engine = load_engine("onnxruntime", shipped)
+
+    def labels(photo):
+        probabilities = engine.infer(decode(photo, shipped.spec.image)[None])
+        return {head: shipped.spec.heads[head][p[0].argmax()] for head, p in probabilities.items()}
+
+    return labels
+
+
+def test_it_is_small(shipped):
+    assert sum(file.stat().st_size for file in shipped.path.iterdir()) < 12e6
+
+
+def test_it_answers_every_head(shipped):
+    assert tuple(shipped.spec.heads) == HEADS
+    assert 10e6 <= shipped.metrics["network"]["multiply_adds"] <= 25e6
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_it_reaches_the_floor_on_the_test_split(shipped, head):
+    assert shipped.metrics["heads"][head]["accuracy"]["value"] >= FLOORS[head]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", ["225×300", "1080×1440"])
+def test_larger_photos_lose_at_most_a_point(shipped, size, head):
+    accuracy = shipped.metrics["heads"][head]["accuracy"]["value"]
+    assert shipped.metrics["larger_photos"][size][head] >= accuracy - 0.01
+
+
+@pytest.mark.parametrize("size_px", [(60, 80), (225, 300), (900, 1200)])
+@pytest.mark.parametrize("color", ["Red", "Black", "Blue"])
+def test_a_drawn_tshirt_is_a_tshirt_of_its_colour(classify, color, size_px):
+    photo = as_file(draw_garment("Tshirts", color, size_px))
+    assert classify(photo) == {
+        "color": color,
+        "master_category": "Apparel",
+        "sub_category": "Topwear",
+        "category": "Tshirts",
+    }
+
+
+def test_both_engines_answer_the_same(shipped):
+    images = np.stack([np.asarray(draw_garment("Handbags", "Red", seed=at)) for at in range(5)])
+    one, other = (
+        load_engine(name, shipped).infer(images) for name in ("onnxruntime", "tensorflow")
+    )
+    for head in HEADS:
+        np.testing.assert_allclose(one[head], other[head], atol=1e-4)
