@@ -35,7 +35,6 @@ def build(args: dict[str, Any]) -> Application:
             "%s not set to 1 where the cluster was started: it serves, several times slower",
             " and ".join(missing),
         )
-    classifier = serve.deployment(Classifier).bind(settings)
-    preprocessor = serve.deployment(Preprocessor).bind(classifier, settings)
-    ingress = serve.deployment(serve.ingress()(Ingress))
-    return ingress.bind(preprocessor, classifier, settings)
+    classifier = serve.deployment()(Classifier).bind(settings)
+    preprocessor = serve.deployment()(Preprocessor).bind(classifier, settings)
+    return serve.deployment()(serve.ingress()(Ingress)).bind(preprocessor, classifier, settings)

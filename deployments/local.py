@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -121,7 +122,7 @@ def _start_ray(config: dict[str, Any]) -> str:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
 
     context = ray.init(
-        include_dashboard=True, log_to_driver=False, logging_level="WARNING",
+        include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
         object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
         _temp_dir=os.environ[_RUN],
     )  # fmt: skip
@@ -130,7 +131,7 @@ def _start_ray(config: dict[str, Any]) -> str:
         ServeSubmissionClient(f"http://{context.dashboard_url}").deploy_applications(config)
     except RuntimeError as error:
         raise StartError(f"Ray Serve refused the config: {error}") from error
-    return str(Path(context.address_info["session_dir"]) / "logs" / "serve")
+    return f"{os.environ[_RUN]}/session_latest/logs/serve"
 
 
 def _wait_until_ready(host: str, port: int, logs: str) -> None:
@@ -157,7 +158,7 @@ def _shut_down(port: int) -> None:
         from ray import serve  # noqa: PLC0415
 
         if ray.is_initialized():
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
     _kill([p for p in _processes(port) if p.pid != os.getpid()], None)
 

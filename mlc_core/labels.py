@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mlc_core.engine import Probabilities
 from mlc_core.spec import Spec
 
-
 MAX_TOP_K = 20
 
 

@@ -4,6 +4,7 @@ The cluster around them is played by a handle that calls straight through.
 """
 
 import asyncio
+import hashlib
 import io
 import json
 import shutil
@@ -205,8 +206,6 @@ def copy_of_shipped(tmp_path, version):
 
 def write(artifact, spec):
     """Change spec.json, with the checksum that goes with it."""
-    import hashlib
-
     old = hashlib.sha256((artifact / "spec.json").read_bytes()).hexdigest()
     (artifact / "spec.json").write_text(json.dumps(spec))
     new = hashlib.sha256((artifact / "spec.json").read_bytes()).hexdigest()

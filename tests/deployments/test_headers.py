@@ -25,7 +25,7 @@ async def test_a_sane_request_id_is_kept(sane):
     assert await seen_by_serve([(b"x-request-id", sane)]) == [(b"x-request-id", sane)]
 
 
-@pytest.mark.parametrize("odd", [b"", b"a" * 129, b"a b", b"a\"b", "ä".encode(), b"<script>"])
+@pytest.mark.parametrize("odd", [b"", b"a" * 129, b"a b", b'a"b', "ä".encode(), b"<script>"])
 async def test_a_request_id_unfit_for_a_log_is_dropped(odd):
     assert await seen_by_serve([(b"x-request-id", odd)]) == []
 
