@@ -51,6 +51,8 @@ class Grouping:
 
     async def classify_many(self, photos: Sequence[bytes], choice: Choice) -> list[Answer]:
         """The answer to each photo, in their order, within the deadline of one request."""
+        if not photos:  # of a batch, every one was at fault
+            return []
         deadline = time.monotonic() + self._deadline_s
         futures = [self._submit(photo, choice, deadline) for photo in photos]
         try:
