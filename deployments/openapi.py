@@ -11,6 +11,7 @@ from mlc_core.photo import FORMATS
 from mlc_core.spec import HEADS
 
 _BINARY = {"type": "string", "format": "binary"}
+_PHOTO = _BINARY | {"minLength": 1}
 _REQUEST_ID = {
     "X-Request-ID": {
         "description": "The request's own id, or the one it was given.",
@@ -53,7 +54,7 @@ def contract(settings: Settings) -> dict[str, Any]:
 
 
 def _classify() -> dict[str, Any]:
-    form = {"type": "object", "properties": {"image": _BINARY}, "required": ["image"]}
+    form = {"type": "object", "properties": {"image": _PHOTO}, "required": ["image"]}
     return {
         "operationId": "classify",
         "summary": "The labels of one photo",
@@ -61,8 +62,8 @@ def _classify() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "image/*": {"schema": _BINARY},
-                "application/octet-stream": {"schema": _BINARY},
+                "image/*": {"schema": _PHOTO},
+                "application/octet-stream": {"schema": _PHOTO},
                 "multipart/form-data": {"schema": form},
             },
         },
