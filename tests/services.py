@@ -1,0 +1,150 @@
+"""Services of this checkout that tests start and stop: as users do, each on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from deployments.local import _processes
+
+PROJECT = Path(__file__).parent.parent
+START_WITHIN_S = 150
+STOP_WITHIN_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process' environment without what a cluster elsewhere on this machine may have set."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return clean | extra
+
+
+def wait_until(holds: Callable[[], object], what: str, within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < until, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310  (http, ours)
+            return response.status == 200
+    except OSError:
+        return False
+
+
+class Running:
+    """A command in the background, in a process group of its own, its output in a file."""
+
+    def __init__(self, command: list[str], output: Path, env: dict[str, str] | None = None) -> None:
+        self._output = output
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                cwd=PROJECT, env=env or environment(), start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def wait_for(self, text: str, within_s: float = START_WITHIN_S) -> None:
+        """Return when `text` stands in the output; fail when the command ends without it."""
+
+        def said() -> bool:
+            ended = self._process.poll() is not None
+            if text in self.output:
+                return True
+            assert not ended, f"ended without saying {text!r}: {self.output}"
+            return False
+
+        try:
+            wait_until(said, repr(text), within_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said: {self.output}") from None
+
+    def press_ctrl_c(self) -> None:
+        """As a terminal does: to every process in the foreground."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, within_s: float = STOP_WITHIN_S) -> int:
+        """The exit code."""
+        return self._process.wait(within_s)
+
+
+class Service(Running):
+    """`make serve` on a port of its own."""
+
+    def __init__(self, output: Path, config: Path | None = None, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "deployments.local", "start", "--port", str(self.port)]
+        if config:
+            command += ["--config", str(config)]
+        super().__init__(command, output)
+
+    def wait_until_ready(self) -> Self:
+        self.wait_for("ready after")
+        return self
+
+    def stop(self) -> None:
+        """Ctrl-C, then see that it left nothing."""
+        self.press_ctrl_c()
+        code = self.wait()
+        assert code == 0, self.output
+        self.assert_nothing_left()
+
+    def assert_nothing_left(self) -> None:
+        assert left_over(self.port) == []
+        with socket.socket() as probe:
+            # As a server binds: connections that are closing don't count, listeners do.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("0.0.0.0", self.port))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever a failed test left running ends here."""
+        for process in _processes(self.port):
+            process.kill()
+        self.wait()
+
+
+def left_over(port: int) -> list[str]:
+    """The processes of the service on a port, by their command lines."""
+    names = []
+    for process in _processes(port):
+        try:
+            names.append(" ".join(process.cmdline()) or process.name())
+        except psutil.NoSuchProcess:
+            continue
+    return names
+
+
+def tool(name: str) -> str:
+    """A command that was installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
