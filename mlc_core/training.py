@@ -161,6 +161,7 @@ def train(
         model = keras.saving.load_model(run / _LAST)
         report(f"going on after epoch {len(_read_state(run))}")
     checkpoint = _Checkpoint(run, recipe, batches, report)
+    batches.epoch = len(checkpoint.history)  # Keras looks at a batch before the epoch begins
     if not _finished(checkpoint.history, spec, recipe):
         model.fit(
             batches,
