@@ -43,6 +43,7 @@ class _Waiting(Generic[Item]):
     item: Item
     size_bytes: int
     deadline: float
+    since: float
 
 
 class Batcher(Generic[Item, Answer]):
@@ -54,6 +55,7 @@ class Batcher(Generic[Item, Answer]):
         run: takes the items of a batch and returns as many answers, in their order; an answer
             that is an exception is raised to the one who submitted that item. What `run` itself
             raises, every item of the batch gets.
+        observe: told of each batch that starts: its items, and the seconds its first one waited.
         clock: seconds, monotonic; what deadlines are measured on.
     """
 
@@ -61,10 +63,12 @@ class Batcher(Generic[Item, Answer]):
         self,
         run: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception]]],
         bounds: Bounds,
+        observe: Callable[[int, float], None] = lambda _items, _waited_s: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._bounds = bounds
+        self._observe = observe
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Answer], _Waiting[Item]] = OrderedDict()
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -104,7 +108,7 @@ class Batcher(Generic[Item, Answer]):
             text = f"{len(self._waiting)} photos are waiting already; try again later"
             future.set_exception(Overloaded(text))
             return future
-        self._waiting[future] = _Waiting(item, size_bytes, deadline)
+        self._waiting[future] = _Waiting(item, size_bytes, deadline, self._clock())
         future.add_done_callback(self._forget)
         if self._wake_up is None and len(self._in_flight) < self._bounds.in_flight:
             # At the end of this turn of the loop, so that what arrives together goes together.
@@ -142,7 +146,7 @@ class Batcher(Generic[Item, Answer]):
 
     def _take(self) -> list[tuple[asyncio.Future[Answer], Item]]:
         """Remove the next batch from those that wait; what expired is told so, not run."""
-        now, size_bytes = self._clock(), 0
+        now, size_bytes, waited_s = self._clock(), 0, 0.0
         batch: list[tuple[asyncio.Future[Answer], Item]] = []
         while self._waiting and len(batch) < self._bounds.items:
             future, waiting = self._waiting.popitem(last=False)
@@ -156,7 +160,10 @@ class Batcher(Generic[Item, Answer]):
                 break
             else:
                 size_bytes += waiting.size_bytes
+                waited_s = max(waited_s, now - waiting.since)
                 batch.append((future, waiting.item))
+        if batch:
+            self._observe(len(batch), waited_s)
         return batch
 
     async def _run_batch(self, batch: list[tuple[asyncio.Future[Answer], Item]]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deployments.batching import Batcher
 from deployments.errors import WrongImageSize
 from deployments.messages import Answer, Images, deadline
+from deployments.metrics import batch_observer
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import Artifact, load_artifact
 from mlc_core.engine import Engine, load_engine
@@ -39,7 +40,9 @@ class Classifier:
 
     def __init__(self, settings: Settings) -> None:
         bounds = settings.batching.bounds()
-        self._batcher: Batcher[_Item, bytes] = Batcher(self._infer, bounds)
+        self._batcher: Batcher[_Item, bytes] = Batcher(
+            self._infer, bounds, batch_observer("images")
+        )
         self._threads = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="engine")
         self._reconfiguring = asyncio.Lock()
         self._model: _Model | None = None

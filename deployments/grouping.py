@@ -10,6 +10,7 @@ from typing import NamedTuple
 from deployments.batching import Batcher
 from deployments.errors import DeadlinePassed
 from deployments.messages import Answer, Photo, left_s
+from deployments.metrics import batch_observer
 from deployments.settings import Settings
 from mlc_core.labels import Choice
 
@@ -25,16 +26,24 @@ class Grouping:
 
     Args:
         send: takes a group to the preprocessor; the answers come in its order.
+        observer: makes what each lane reports its groups to; see metrics.batch_observer.
     """
 
     def __init__(
-        self, send: Callable[[list[Photo]], Awaitable[Sequence[Answer]]], settings: Settings
+        self,
+        send: Callable[[list[Photo]], Awaitable[Sequence[Answer]]],
+        settings: Settings,
+        observer: Callable[[str], Callable[[int, float], None]] = batch_observer,
     ) -> None:
         self._send = send
         self._deadline_s = settings.deadline_s
         self._large_photo_bytes = settings.large_photo_bytes
-        self._small: Batcher[_Waiting, bytes] = Batcher(self._run, settings.small_photos.bounds())
-        self._large: Batcher[_Waiting, bytes] = Batcher(self._run, settings.large_photos.bounds())
+        self._small: Batcher[_Waiting, bytes] = Batcher(
+            self._run, settings.small_photos.bounds(), observer("small_photos")
+        )
+        self._large: Batcher[_Waiting, bytes] = Batcher(
+            self._run, settings.large_photos.bounds(), observer("large_photos")
+        )
         self.last_answer_at = float("-inf")
 
     async def classify(self, photo: bytes, choice: Choice) -> bytes:

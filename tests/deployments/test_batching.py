@@ -144,7 +144,7 @@ async def test_an_item_taken_back_while_running_leaves_its_batch_alone():
 
 async def test_an_item_past_its_deadline_is_never_run():
     engine, clock = Engine(open_gate=False), Clock()
-    batcher = Batcher(engine.run, WIDE, clock)
+    batcher = Batcher(engine.run, WIDE, clock=clock)
     running = batcher.submit("running", deadline=clock.now + 1)
     await until(lambda: engine.batches)
     late = batcher.submit("late", deadline=clock.now + 1)
@@ -155,6 +155,20 @@ async def test_an_item_past_its_deadline_is_never_run():
         await late
     await asyncio.gather(running, in_time)
     assert engine.batches == [["running"], ["in time"]]
+
+
+async def test_each_batch_is_reported_with_its_size_and_longest_wait():
+    engine, clock, reported = Engine(open_gate=False), Clock(), []
+    batcher = Batcher(engine.run, WIDE, lambda *batch: reported.append(batch), clock)
+    first = batcher.submit("first")
+    await until(lambda: engine.batches)
+    later = batcher.submit("waits 3 s")
+    clock.now += 1
+    last = batcher.submit("waits 2 s")
+    clock.now += 2
+    engine.gate.set()
+    await asyncio.gather(first, later, last)
+    assert reported == [(1, 0.0), (2, 3.0)]
 
 
 async def test_an_error_of_one_item_is_its_own():
