@@ -11,13 +11,16 @@ import argparse
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from deployments.settings import PROJECT
 _RUN = "MLC_RUN"
 _READY_WITHIN_S = 120.0
 _STOPPED_WITHIN_S = 60.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_interrupted = threading.Event()
 
 
 class StartError(Exception):
@@ -48,7 +53,7 @@ def main() -> int:
     try:
         if args.command == "stop":
             stop(args.port)
-        elif os.environ.get(_RUN) != _run_directory(args.port):
+        elif os.environ.get(_RUN) != run_directory(args.port):
             # From its first moment this process, too, has Ray's settings and its run directory.
             command = [sys.executable, "-m", "deployments.local", *sys.argv[1:]]
             os.execve(sys.executable, command, _environment(args.port))  # noqa: S606
@@ -66,7 +71,7 @@ def start(host: str, port: int, config_file: Path) -> None:
     Raises:
         StartError: the port is taken, or the service does not come up.
     """
-    others = [process for process in _processes(port) if process.pid != os.getpid()]
+    others = [process for process in processes(port) if process.pid != os.getpid()]
     if any(_is_driver(process) for process in others):
         raise StartError(f"it runs on port {port} already; `make stop PORT={port}` stops it")
     _kill(others, "what an earlier, killed service left behind")
@@ -79,8 +84,9 @@ def start(host: str, port: int, config_file: Path) -> None:
                 f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
                 "with `make serve PORT=…`"
             ) from error
+    shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    config["http_options"] |= {"host": host, "port": port}
+    config["http_options"] = config.get("http_options", {}) | {"host": host, "port": port}
     began = time.monotonic()
     try:
         logs = _start_ray(config)
@@ -106,20 +112,22 @@ def start(host: str, port: int, config_file: Path) -> None:
 
 def stop(port: int) -> None:
     """Stop the service on a port, and whatever of it is left."""
-    processes = list(_processes(port))
-    drivers = [process for process in processes if _is_driver(process)]
+    found = list(processes(port))
+    drivers = [process for process in found if _is_driver(process)]
     for driver in drivers:
         driver.send_signal(signal.SIGINT)
     psutil.wait_procs(drivers, timeout=_STOPPED_WITHIN_S)
-    _kill(list(_processes(port)), "what did not stop by itself")
-    _say(f"stopped the service on port {port}" if processes else f"nothing runs on port {port}")
+    _kill(list(processes(port)), "what did not stop by itself")
+    _say(f"stopped the service on port {port}" if found else f"nothing runs on port {port}")
 
 
 def _start_ray(config: dict[str, Any]) -> str:
     """Start Ray and hand it the config, as `serve deploy` does; returns the folder of its logs."""
     _say("starting Ray …")
-    import ray  # noqa: PLC0415  (it reads the environment when imported)
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
+    with _signals_held():  # Ray half imported could not be shut down
+        import ray  # noqa: PLC0415  (it reads the environment when imported)
+        from ray import serve  # noqa: F401, PLC0415
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
 
     context = ray.init(
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
@@ -140,6 +148,8 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
     until = time.monotonic() + _READY_WITHIN_S
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/readyz"  # noqa: S104
     while time.monotonic() < until:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
@@ -160,7 +170,7 @@ def _shut_down(port: int) -> None:
         if ray.is_initialized():
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-    _kill([p for p in _processes(port) if p.pid != os.getpid()], None)
+    _kill([p for p in processes(port) if p.pid != os.getpid()], None)
 
 
 def _environment(port: int) -> dict[str, str]:
@@ -181,7 +191,7 @@ def _environment(port: int) -> dict[str, str]:
             "PYTHONPATH": os.pathsep.join(
                 filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
             ),
-            _RUN: _run_directory(port),
+            _RUN: run_directory(port),
         }
     )
 
@@ -192,15 +202,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run_directory(port: int) -> str:
+def run_directory(port: int) -> str:
     """Its own for each checkout and port; short, since the names of Ray's sockets start with it."""
     checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
     return str(Path(tempfile.gettempdir()) / f"mlc-{checkout}-{port}")
 
 
-def _processes(port: int) -> Iterator[psutil.Process]:
+def processes(port: int) -> Iterator[psutil.Process]:
     """Every process of this checkout's service on a port, this one included if it started it."""
-    run = _run_directory(port)
+    run = run_directory(port)
     for process in psutil.process_iter():
         try:
             output = Path(f"/proc/{process.pid}/fd/1").readlink()
@@ -227,12 +237,22 @@ def _kill(processes: list[psutil.Process], what: str | None) -> None:
 
 def _on_signals(handler: Any) -> None:
     """Ctrl-C, `kill` and a closed terminal all end the service the same way."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, handler)
 
 
 def _interrupt(*_: object) -> None:
+    _interrupted.set()  # the exception may be raised in a destructor, which swallows it
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _say(text: str) -> None:
