@@ -15,7 +15,7 @@ from typing import Self
 
 import psutil
 
-from deployments.local import _processes
+from deployments.local import processes
 
 PROJECT = Path(__file__).parent.parent
 START_WITHIN_S = 150
@@ -129,7 +129,7 @@ class Service(Running):
 
     def __exit__(self, *_: object) -> None:
         """Whatever a failed test left running ends here."""
-        for process in _processes(self.port):
+        for process in processes(self.port):
             process.kill()
         self.wait()
 
@@ -137,7 +137,7 @@ class Service(Running):
 def left_over(port: int) -> list[str]:
     """The processes of the service on a port, by their command lines."""
     names = []
-    for process in _processes(port):
+    for process in processes(port):
         try:
             names.append(" ".join(process.cmdline()) or process.name())
         except psutil.NoSuchProcess:
