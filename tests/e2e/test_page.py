@@ -1,0 +1,140 @@
+"""The page at /, in a browser, as a person uses it."""
+
+import os
+import shutil
+
+import pytest
+from photos import garment, jpeg
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+LOOKS = {
+    "desktop-light": DESKTOP | {"color_scheme": "light"},
+    "desktop-dark": DESKTOP | {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chromium is missing; scripts/install-test-packages brings it")
+        pytest.skip("needs chromium; scripts/install-test-packages brings it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, url):
+    """Opens the page; no script may fail on it, no request may leave for another host."""
+    contexts, faults, asked = [], [], []
+
+    def open_page(**options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+    assert asked
+    assert all(address.startswith((f"{url}/", "blob:", "data:")) for address in asked)
+
+
+def photo(name="tshirt.jpg"):
+    return {"name": name, "mimeType": "image/jpeg", "buffer": jpeg(size_px=(450, 600))}
+
+
+def assert_answered(page):
+    heads = page.locator(".head")
+    expect(heads).to_have_count(4)
+    names = ["Colour", "Master category", "Sub-category", "Category"]
+    assert [h.casefold() for h in heads.locator("h2").all_inner_texts()] == [
+        name.casefold() for name in names
+    ]
+    for n in range(4):
+        assert heads.nth(n).locator(".label").inner_text().strip()
+        expect(heads.nth(n).locator("li")).to_have_count(3)
+    assert " ms" in page.locator("#status").inner_text()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_chosen_photo_is_shown_with_its_labels(open_page, look, tmp_path):
+    page = open_page(**LOOKS[look])
+    page.screenshot(path=tmp_path / f"{look}-empty.png", full_page=True)
+    page.set_input_files("input[type=file]", photo())
+    assert_answered(page)
+    expect(page.locator("#drop img")).to_be_visible()
+    page.wait_for_function("document.querySelector('#drop img').naturalWidth === 450")
+    page.screenshot(path=tmp_path / f"{look}-answer.png", full_page=True)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= LOOKS[look]["viewport"]["width"]
+
+
+def test_a_dropped_photo_is_classified(open_page):
+    page = open_page(**DESKTOP)
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "a.jpg", {type: "image/jpeg"}));
+            return transfer;
+        }""",
+        list(jpeg()),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    assert_answered(page)
+
+
+def test_a_file_that_is_no_photo_gets_a_clear_error_and_the_next_photo_its_labels(
+    open_page, tmp_path
+):
+    page = open_page(**DESKTOP)
+    page.set_input_files(
+        "input[type=file]", {"name": "note.txt", "mimeType": "text/plain", "buffer": b"a dress"}
+    )
+    status = page.locator("#status")
+    expect(status).to_contain_text("image")
+    assert "{" not in status.inner_text()
+    page.screenshot(path=tmp_path / "error.png", full_page=True)
+    page.set_input_files("input[type=file]", photo())
+    assert_answered(page)
+
+
+def test_the_same_photo_can_be_chosen_again(open_page):
+    page = open_page(**DESKTOP)
+    for _ in range(2):
+        page.set_input_files("input[type=file]", photo())
+        assert_answered(page)
+
+
+def test_the_keyboard_reaches_the_choice(open_page):
+    page = open_page(**DESKTOP)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+
+
+def test_a_long_panorama_breaks_no_layout(open_page):
+    page = open_page(**LOOKS["phone"])
+    wide = {"name": "w.jpg", "mimeType": "image/jpeg", "buffer": jpeg(size_px=(1600, 100))}
+    page.set_input_files("input[type=file]", wide)
+    assert_answered(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert garment(size_px=(1600, 100)).size == (1600, 100)

@@ -1,0 +1,221 @@
+"""Plain Ray, as its users know it: `ray start`, `serve deploy`, `serve run`, and a model swap."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from photos import jpeg
+from services import (
+    PROJECT,
+    START_WITHIN_S,
+    Running,
+    answers,
+    environment,
+    free_port,
+    tool,
+    wait_until,
+)
+
+from deployments.app import FAST_FLAGS
+from deployments.local import processes, run_directory
+from mlc_core.spec import HEADS
+
+_NETWORK = """
+import sys
+from mlc_core.artifact import save_artifact
+from mlc_core.network import MultiHeadNetwork
+from mlc_core.spec import ImageSize, Spec
+
+heads = {"color": ("Red", "Blue"), "master_category": ("Apparel", "Footwear"),
+         "sub_category": ("Topwear", "Shoes"), "category": ("Tshirts", "Heels")}
+spec = Spec("fashion", "3", ImageSize(height_px=40, width_px=30), heads)
+metrics = {"heads": {head: {} for head in heads}}
+save_artifact(MultiHeadNetwork(spec).build_model(), spec, metrics, sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, shipped_model):
+    """The shipped model, the same called version 2, one of another image size, a broken one."""
+    path = tmp_path_factory.mktemp("models")
+    for version in ("1", "2", "broken"):
+        shutil.copytree(shipped_model, path / version)
+    rename(path / "2", "2")
+    (path / "broken" / "model.onnx").write_bytes(b"cut off while it was copied")
+    subprocess.run([sys.executable, "-c", _NETWORK, path / "3"], check=True, timeout=240)
+    return path
+
+
+def rename(artifact, version):
+    spec = artifact / "spec.json"
+    spec.write_text(spec.read_text().replace('"version": "1"', f'"version": "{version}"', 1))
+    with (artifact / "SHA256SUMS").open("w") as sums:
+        names = sorted(file.name for file in artifact.iterdir() if file.name != "SHA256SUMS")
+        subprocess.run(["sha256sum", *names], cwd=artifact, stdout=sums, check=True)
+
+
+class Cluster:
+    """`ray start --head --block` on ports of its own, and the `serve` command against it."""
+
+    def __init__(self, path, env):
+        self._temp = path
+        self._env = env
+        self._dashboard = f"http://127.0.0.1:{free_port()}"
+        ports = {
+            "port": free_port(),
+            "dashboard-port": self._dashboard.rpartition(":")[2],
+            "ray-client-server-port": free_port(),
+            "metrics-export-port": free_port(),
+            "dashboard-agent-listen-port": free_port(),
+        }
+        command = [tool("ray"), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={path}"]
+        options = [f"--{name}={port}" for name, port in ports.items()]
+        self._ray = Running([*command, *options], path / "output", env)
+
+    def wait_until_up(self):
+        self._ray.wait_for("Ray runtime started")
+        wait_until(lambda: answers(f"{self._dashboard}/api/version"), "the dashboard answers", 60)
+
+    def deploy(self, config):
+        subprocess.run(
+            [tool("serve"), "deploy", "--address", self._dashboard, str(config)],
+            env=self._env, cwd=PROJECT, check=True, timeout=120,
+        )  # fmt: skip
+
+    def replicas(self):
+        """{deployment: the processes of its replicas}."""
+        url = f"{self._dashboard}/api/serve/applications/"
+        applications = httpx.get(url, timeout=30, trust_env=False).json()["applications"]
+        deployments = applications["mlc"]["deployments"]
+        return {name: [r["pid"] for r in d["replicas"]] for name, d in deployments.items()}
+
+    def log_says(self, text):
+        files = (self._temp / "session_latest" / "logs").rglob("*")
+        return any(text in file.read_text(errors="replace") for file in files if file.is_file())
+
+    def stop(self):
+        self._ray.press_ctrl_c()
+        self._ray.wait()
+
+
+@pytest.fixture
+def short_path():
+    """Ray's sockets need a short one."""
+    with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def port():
+    """The service's; what a failed test left of it ends here."""
+    port = free_port()
+    yield port
+    for process in processes(port):
+        process.kill()
+
+
+@pytest.fixture
+def ray_env(short_path, port):
+    return environment(
+        RAY_TMPDIR=str(short_path), RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
+        PYTHONPATH=str(PROJECT), MLC_RUN=run_directory(port),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cluster(short_path, ray_env):
+    cluster = Cluster(short_path, ray_env)
+    cluster.wait_until_up()
+    yield cluster
+    cluster.stop()
+
+
+class Shopper:
+    """Asks one thing after the other while something else happens, and remembers the answers."""
+
+    def __init__(self, url):
+        self.versions = []
+        self.failures = []
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self):
+        with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
+            while not self._over.is_set():
+                try:
+                    response = client.post("/v1/classify", content=jpeg())
+                    response.raise_for_status()
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                else:
+                    self.versions.append(response.json()["model"]["version"])
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+
+def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
+    cluster, write_config, models, port
+):
+    """On a cluster without the flags, which is told in the log."""
+    url = f"http://127.0.0.1:{port}"
+
+    def deploy(version):
+        cluster.deploy(write_config(None, {"model": str(models / version)}, port=port))
+
+    deploy("1")
+    wait_until(lambda: answers(f"{url}/readyz"), "the service is ready", START_WITHIN_S)
+    assert cluster.log_says(f"{' and '.join(FAST_FLAGS)} not set to 1")
+    replicas = cluster.replicas()
+    assert set(replicas) == {"Ingress", "Preprocessor", "Classifier"}
+
+    for version in ("2", "3"):  # 3 takes images of another size
+        with Shopper(url) as shopper:
+            wait_until(lambda: shopper.versions, "an answer", 30)
+            deploy(version)
+            wait_until(lambda: shopper.versions[-1] == version, "the new model", 60)  # noqa: B023
+        assert shopper.failures == []
+        assert shopper.versions == sorted(shopper.versions)  # once new, never old again
+        assert cluster.replicas() == replicas
+
+    with Shopper(url) as shopper:
+        deploy("broken")
+        refused = "model update refused, version 3 stays in service"
+        wait_until(lambda: cluster.log_says(refused), refused, 60)
+        answered = len(shopper.versions)
+        wait_until(lambda: len(shopper.versions) > answered + 10, "answers after that", 30)
+    assert shopper.failures == []
+    assert set(shopper.versions) == {"3"}
+    assert cluster.log_says("model.onnx is not what SHA256SUMS says")
+    assert cluster.replicas() == replicas
+
+
+def test_serve_run_serves(write_config, ray_env, port, tmp_path):
+    """With the environment that cluster.env sets, and nothing of ours around it."""
+    env = ray_env | {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+    }
+    command = '. ./cluster.env; exec "$0" run "$1"'
+    config = write_config(port=port)
+    run = Running(["bash", "-ac", command, tool("serve"), str(config)], tmp_path / "output", env)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(f"{url}/readyz"), "the service is ready", START_WITHIN_S)
+        response = httpx.post(f"{url}/v1/classify", content=jpeg(), trust_env=False)
+        assert set(response.json()["labels"]) == set(HEADS)
+        assert "not set to 1" not in run.output
+    finally:
+        run.press_ctrl_c()
+        run.wait()
