@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from deployments.local import processes
+from deployments.local import processes, run_directory
 
 PROJECT = Path(__file__).parent.parent
 START_WITHIN_S = 150
@@ -116,6 +117,8 @@ class Service(Running):
         code = self.wait()
         assert code == 0, self.output
         self.assert_nothing_left()
+        # Its logs, which only a failed test needs.
+        shutil.rmtree(run_directory(self.port), ignore_errors=True)
 
     def assert_nothing_left(self) -> None:
         assert left_over(self.port) == []
