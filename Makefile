@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate lock
+.PHONY: serve stop test check train evaluate bench lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT)
@@ -21,6 +21,10 @@ check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Needs wrk, which scripts/install-test-packages installs.
+bench: .venv/dev
+	$(BIN)/python -m bench
 
 # DATA: a Fashion Product Images data set, directory or zip
 train: .venv/dev

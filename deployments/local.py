@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,11 +155,23 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-        for application in serve.status().applications.values():
-            if application.status == "DEPLOY_FAILED":
-                causes = [d.message for d in application.deployments.values() if d.message]
-                raise StartError("\n".join([application.message, *causes]))
-    raise StartError(f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}")
+        if any(a.status == "DEPLOY_FAILED" for a in serve.status().applications.values()):
+            raise StartError(_what_serve_says())
+    raise StartError(
+        f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}\n{_what_serve_says()}"
+    )
+
+
+def _what_serve_says() -> str:
+    from ray import serve  # noqa: PLC0415
+
+    applications = serve.status().applications.values()
+    texts = [text for a in applications for text in (a.message, *_messages(a.deployments))]
+    return "\n".join(filter(None, texts))
+
+
+def _messages(deployments: Mapping[str, Any]) -> list[str]:
+    return [deployment.message for deployment in deployments.values()]
 
 
 def _shut_down(port: int) -> None:
@@ -175,6 +187,7 @@ def _shut_down(port: int) -> None:
 
 def _environment(port: int) -> dict[str, str]:
     """This process' environment, with cluster.env and what this machine needs where not set."""
+    first = 20_000 + 50 * (port % 199)  # under the ports that the kernel gives to clients
     lines = (PROJECT / "cluster.env").read_text(encoding="utf-8").splitlines()
     return (
         dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
@@ -182,6 +195,10 @@ def _environment(port: int) -> dict[str, str]:
             # HAProxy listens there on every interface; two services must not collide.
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+            # Replicas listen there. Were the ranges of two services the same, HAProxy would for
+            # a moment send requests to the other's replica, on a port that ours failed to get.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
             # One HAProxy on the same machine learns at once that a replica leaves.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         }
