@@ -1,0 +1,159 @@
+"""Load on a service: a closed loop with wrk, an open one with Poisson arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of it.
+
+    Attributes:
+        answers: requests that were answered 200.
+        failures: all others, those that were never answered included.
+    """
+
+    answers: int
+    failures: int
+    seconds: float
+    p50_s: float
+    p99_s: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answers / self.seconds
+
+
+class ClosedLoop:
+    """wrk, which sends the photos in turn over so many connections.
+
+    Raises:
+        FileNotFoundError: wrk is not installed.
+    """
+
+    def __init__(self, photos: Sequence[bytes]) -> None:
+        if shutil.which("wrk") is None:
+            raise FileNotFoundError("wrk is needed: scripts/install-test-packages installs it")
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        for number, photo in enumerate(photos):
+            (folder / str(number)).write_bytes(photo)
+        self._script = folder / "photos.lua"
+        self._script.write_text(
+            f"local photos, turn = {{}}, 0\n"
+            f"for n = 0, {len(photos) - 1} do\n"
+            f'  local file = io.open("{folder}/" .. n, "rb")\n'
+            f'  photos[n] = file:read("*a"); file:close()\n'
+            f"end\n"
+            f'local headers = {{["Content-Type"] = "image/jpeg"}}\n'
+            f"function request()\n"
+            f"  turn = (turn + 1) % {len(photos)}\n"
+            f'  return wrk.format("POST", nil, headers, photos[turn])\n'
+            f"end\n"
+        )
+
+    def __call__(self, url: str, connections: int, seconds: float) -> Load:
+        command = ["wrk", "--threads", "1", "--connections", str(connections), "--latency",
+                   "--duration", f"{seconds:.0f}s", "--timeout", "10s",
+                   "--script", str(self._script), f"{url}/v1/classify"]  # fmt: skip
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        answered, took = _search(r"(\d+) requests in ([\d.]+)s", text)
+        refused = _search(r"Non-2xx or 3xx responses: (\d+)", text, "0")[0]
+        lost = sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", text)))
+        return Load(
+            answers=int(answered) - int(refused),
+            failures=int(refused) + lost,
+            seconds=float(took),
+            p50_s=_duration(r"50%\s+([\d.]+)(us|ms|s|m)", text),
+            p99_s=_duration(r"99%\s+([\d.]+)(us|ms|s|m)", text),
+        )
+
+
+def open_loop(
+    url: str, streams: dict[str, tuple[Sequence[bytes], float]], seconds: float
+) -> dict[str, Load]:
+    """Send photos at the times of a Poisson process, whether earlier ones are answered or not.
+
+    Latency counts from the intended time, so that a generator or service that falls behind shows.
+
+    Args:
+        streams: name -> photos and how many of them a second.
+    """
+
+    async def send(session: aiohttp.ClientSession, photo: bytes, at: float) -> tuple[float, bool]:
+        try:
+            async with session.post(f"{url}/v1/classify", data=photo) as answer:
+                await answer.read()
+                return time.monotonic() - at, answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return time.monotonic() - at, False
+
+    async def run() -> dict[str, list[tuple[float, bool]]]:
+        chance = random.Random(0)  # noqa: S311
+        arrivals = sorted(
+            (at, name)
+            for name, (_, rate) in streams.items()
+            for at in _poisson(rate, seconds, chance)
+        )
+        tasks: dict[str, list[asyncio.Task[tuple[float, bool]]]] = {name: [] for name in streams}
+        headers = {"Content-Type": "image/jpeg"}
+        async with aiohttp.ClientSession(
+            headers=headers, connector=aiohttp.TCPConnector(limit=0)
+        ) as session:
+            start = time.monotonic()
+            for at, name in arrivals:
+                await asyncio.sleep(max(0.0, start + at - time.monotonic()))
+                photos, sent = streams[name][0], tasks[name]
+                photo = photos[len(sent) % len(photos)]
+                sent.append(asyncio.create_task(send(session, photo, start + at)))
+            return {name: await asyncio.gather(*sent) for name, sent in tasks.items()}
+
+    return {
+        name: _summary(results, seconds) for name, results in asyncio.run(run()).items() if results
+    }
+
+
+def _poisson(rate: float, seconds: float, chance: random.Random) -> list[float]:
+    times, at = [], 0.0
+    while rate > 0 and (at := at + chance.expovariate(rate)) < seconds:
+        times.append(at)
+    return times
+
+
+def _summary(results: list[tuple[float, bool]], seconds: float) -> Load:
+    latencies = sorted(latency for latency, good in results if good) or [float("nan")]
+    return Load(
+        answers=sum(good for _, good in results),
+        failures=sum(not good for _, good in results),
+        seconds=seconds,
+        p50_s=statistics.median(latencies),
+        p99_s=latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))],
+    )
+
+
+def _search(pattern: str, text: str, default: str | None = None) -> tuple[str, ...]:
+    found = re.search(pattern, text)
+    if found is None and default is None:
+        raise RuntimeError(f"wrk said: {text}")
+    return found.groups() if found else (str(default),)
+
+
+def _duration(pattern: str, text: str) -> float:
+    number, unit = _search(pattern, text)
+    return float(number) * _SECONDS[unit]

@@ -1,0 +1,89 @@
+"""The pictures of a bench run."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+
+def draw(
+    figures: dict[str, list[float]],
+    budget: dict[str, list[float]],
+    sizes: dict[str, dict[str, float]],
+    connections: Sequence[int],
+    out: Path,
+) -> None:
+    """Write load.png, batches.png and budget.png.
+
+    Args:
+        figures: "<n> connections: …" -> a value a round.
+        budget: what a photo is spent on -> core-ms, a value a round.
+        sizes: queue -> upper bound of a batch' items -> batches up to it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        _load(figures, connections).savefig(out / "load.png", dpi=110)
+        _batches(sizes).savefig(out / "batches.png", dpi=110)
+        _budget(budget).savefig(out / "budget.png", dpi=110)
+
+
+def _load(figures: dict[str, list[float]], connections: Sequence[int]) -> Figure:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    rate, latency = figure.subplots(1, 2)
+    series = ((rate, "photos/s", "C0", "photos/s"), (latency, "p50 ms", "C0", "p50"),
+              (latency, "p99 ms", "C3", "p99"))  # fmt: skip
+    for axes, unit, color, label in series:
+        values = [figures[f"{n} connections: {unit}"] for n in connections]
+        axes.plot(connections, list(map(statistics.median, values)), "o-", color=color, label=label)
+        axes.fill_between(
+            connections, list(map(min, values)), list(map(max, values)), color=color, alpha=0.15
+        )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(connections, list(map(str, connections)))
+        axes.set_xlabel("connections")
+    rate.set_ylim(bottom=0)
+    rate.set_title("Throughput, photos/s")
+    latency.set_yscale("log")
+    latency.set_title("Latency, ms")
+    latency.legend(frameon=False)
+    return figure
+
+
+def _batches(sizes: dict[str, dict[str, float]]) -> Figure:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    names = {"small_photos": "Groups the ingress sent", "images": "Batches the engine ran"}
+    for axes, (queue, title) in zip(figure.subplots(1, 2), names.items(), strict=True):
+        bounds = sorted(sizes.get(queue, {}).items(), key=lambda bound: float(bound[0]))
+        cumulated = [0.0, *(count for _, count in bounds)]
+        counts = [b - a for a, b in itertools.pairwise(cumulated)]
+        labels = [bound.removesuffix(".0").replace("+Inf", "more") for bound, _ in bounds]
+        axes.bar(labels, counts, color="C0")
+        axes.set_title(title)
+        axes.set_xlabel("photos, up to")
+    return figure
+
+
+def _budget(budget: dict[str, list[float]]) -> Figure:
+    medians = {name: statistics.median(values) for name, values in budget.items()}
+    loop = ("decoding", "inference")
+    shown = {n: m for n, m in medians.items() if n not in loop and m > 0.005}
+    order = sorted(shown, key=lambda name: shown[name])
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(order, [shown[name] for name in order], color="C0")
+    bare = "Preprocessor", "Classifier"
+    for name, part in zip(bare, loop, strict=True):
+        axes.barh(
+            [name],
+            [medians[part]],
+            color="C2",
+            label="decoding, inference" if part == loop[0] else None,
+        )
+    axes.set_title("What a photo costs at 64 connections, core-ms, by process")
+    axes.legend(frameon=False)
+    return figure
