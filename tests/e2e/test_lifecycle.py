@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from services import PROJECT, Service, answers, environment, free_port, left_over
+from services import PROJECT, Running, Service, answers, environment, free_port, left_over
 
 
 def test_a_second_start_on_the_port_says_so_and_leaves_the_first_alone(service, tmp_path):
@@ -38,13 +38,18 @@ def test_a_start_after_kill_9_works_and_stop_leaves_nothing(tmp_path):
         with Service(tmp_path / "second", port=first.port) as second:
             second.wait_until_ready()
             assert answers(f"{second.url}/readyz")
-            said = subprocess.run(
-                [sys.executable, "-m", "deployments.local", "stop", "--port", str(second.port)],
-                capture_output=True, text=True, timeout=120, check=True, cwd=PROJECT,
-                env=environment(),
-            ).stdout  # fmt: skip
-            assert f"stopped the service on port {second.port}" in said
-            assert second.wait() == 0
+            command = [
+                sys.executable,
+                "-m",
+                "deployments.local",
+                "stop",
+                "--port",
+                str(second.port),
+            ]
+            stop = Running(command, tmp_path / "stop")
+            assert second.wait() == 0  # first, lest it stay a zombie that `stop` waits for
+            assert stop.wait() == 0
+            assert f"stopped the service on port {second.port}" in stop.output
             second.assert_nothing_left()
 
 

@@ -203,13 +203,13 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
 
 def test_serve_run_serves(write_config, ray_env, port, tmp_path):
     """With the environment that cluster.env sets, and nothing of ours around it."""
-    replica_port = str(free_port())
+    first = free_port()
     env = ray_env | {  # what another service on this machine would share with this one
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9),
     }
     command = '. ./cluster.env; exec "$0" run "$1"'
     config = write_config(port=port)
