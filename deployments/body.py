@@ -108,7 +108,7 @@ async def _files(request: Request, body: bytes, field: str, most: int) -> list[b
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = _InMemory(request.headers, stream(), max_files=most, max_fields=most)
+    parser = _InMemory(request.headers, stream(), max_files=most)
     try:
         form = await parser.parse()
     except MultiPartException as error:

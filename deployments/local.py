@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import yaml
 
-from deployments.settings import PROJECT
+from deployments.settings import PROJECT, check
 
 _RUN = "MLC_RUN"
 _READY_WITHIN_S = 120.0
@@ -84,8 +84,12 @@ def start(host: str, port: int, config_file: Path) -> None:
                 f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
                 "with `make serve PORT=…`"
             ) from error
-    shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    try:
+        check(config)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
     config["http_options"] = config.get("http_options", {}) | {"host": host, "port": port}
     began = time.monotonic()
     try:
@@ -195,6 +199,7 @@ def _environment(port: int) -> dict[str, str]:
             # HAProxy listens there on every interface; two services must not collide.
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
             # Replicas listen there. Were the ranges of two services the same, HAProxy would for
             # a moment send requests to the other's replica, on a port that ours failed to get.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),

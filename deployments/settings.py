@@ -99,6 +99,20 @@ def parse(kind: type[Model], values: Any) -> Model:
         raise ValueError(f"serve_config.yaml: {faults}") from error
 
 
+def check(config: dict[str, Any]) -> None:
+    """Check our part of a Serve config before anything is started.
+
+    Raises:
+        ValueError: names every wrong key, its value and what was expected.
+    """
+    for application in config["applications"]:
+        if application["import_path"] == "deployments.app:build":
+            parse(Settings, application.get("args", {}))
+            for deployment in application.get("deployments", []):
+                if deployment["name"] == "Classifier":
+                    parse(ClassifierConfig, deployment.get("user_config"))
+
+
 def _expected(kind: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"no such key; expected one of {', '.join(kind.model_fields)}"

@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from garments import CATEGORIES, COLORS, as_file, draw_garment
 from PIL import Image, features
+
+from samples.garments import CATEGORIES, COLORS, as_file, draw_garment
 
 SIZE_PX = (90, 120)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from garments import as_file
 from openapi_spec_validator import validate
 from photos import FORMATS, SIZE_PX, TRUNCATED, forged_png, garment, jpeg, slow_photo
 from PIL import Image
@@ -18,6 +17,7 @@ from services import tool
 
 from mlc_core.labels import Choice
 from mlc_core.spec import HEADS
+from samples.garments import as_file
 
 CLASSIFY, BATCH = "/v1/classify", "/v1/classify/batch"
 PROBLEM = "application/problem+json"

@@ -10,10 +10,8 @@ from photos import jpeg
 from services import PROJECT, Running, environment, free_port, left_over
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.split("\n")
-    if line
-]  # fmt: skip
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 CURL = [command for command in COMMANDS if command.startswith("curl")]
 
 # What is run by something else than this module.

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from garments import write_dataset
 
 from mlc_core.spec import ImageSize, Spec
+from samples.garments import write_dataset
 
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data" / "fashion-small.zip"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from garments import as_file, draw_garment
 
 from mlc_core.artifact import load_artifact
 from mlc_core.cli import main
 from mlc_core.spec import HEADS
+from samples.garments import as_file, draw_garment
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from garments import CATEGORIES, COLORS
 
 from mlc_core.dataset import read_dataset
 from mlc_core.errors import DataSetError
 from mlc_core.photo import decode
 from mlc_core.spec import ImageSize
+from samples.garments import CATEGORIES, COLORS
 
 SIZE = ImageSize(height_px=40, width_px=30)
 

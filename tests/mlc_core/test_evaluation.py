@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from garments import draw_garment
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -13,6 +12,7 @@ from mlc_core.dataset import read_dataset
 from mlc_core.evaluation import class_numbers, enlarge, infer_all, macro_f1, measure, share
 from mlc_core.photo import decode
 from mlc_core.spec import ImageSize, Spec
+from samples.garments import draw_garment
 
 SIZE = ImageSize(height_px=80, width_px=60)
 

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from garments import as_file, draw_garment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from photos import FORMATS, SIZE_PX, TRUNCATED, forged_png, garment
@@ -15,6 +14,7 @@ from mlc_core import photo as photo_module
 from mlc_core.errors import PhotoFault, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 from mlc_core.photo import decode
 from mlc_core.spec import ImageSize
+from samples.garments import as_file, draw_garment
 
 SIZE = ImageSize(height_px=80, width_px=60)
 WHITE = 250  # what JPEG makes of white is still above

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from garments import as_file, draw_garment
 
 from mlc_core.artifact import load_artifact
 from mlc_core.engine import load_engine
 from mlc_core.photo import decode
 from mlc_core.spec import HEADS
+from samples.garments import as_file, draw_garment
 
 FLOORS = {"color": 0.64, "master_category": 0.985, "sub_category": 0.945, "category": 0.83}
 

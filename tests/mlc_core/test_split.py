@@ -5,7 +5,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from garments import CATEGORIES, COLORS, as_file, draw_garment
 from PIL import Image
 
 from mlc_core.dataset import read_dataset
@@ -17,6 +16,7 @@ from mlc_core.split import (
     twin_clusters,
     twin_pairs,
 )
+from samples.garments import CATEGORIES, COLORS, as_file, draw_garment
 
 SIZE = ImageSize(height_px=80, width_px=60)
 PARTS = ("train", "validation", "test")

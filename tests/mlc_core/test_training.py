@@ -6,7 +6,6 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from garments import COLORS, draw_garment
 
 from mlc_core.augmentation import augment
 from mlc_core.dataset import read_dataset
@@ -15,6 +14,7 @@ from mlc_core.network import MultiHeadNetwork
 from mlc_core.spec import ImageSize, Spec
 from mlc_core.split import Split, split_by_picture
 from mlc_core.training import Batches, Recipe, settle_norms, train
+from samples.garments import COLORS, draw_garment
 
 SIZE = ImageSize(height_px=40, width_px=30)
 QUICK = Recipe(epochs=2, batch=32, averaging=0.5, learning_rate=3e-3)

@@ -46,7 +46,7 @@ def draw_garment(
     Returns:
         RGB image.
     """
-    chance = random.Random(f"{category} {color} {seed}")
+    chance = random.Random(f"{category} {color} {seed}")  # noqa: S311  (a picture, no secret)
     width, height = (side * _SMOOTHING for side in size_px)
     image = Image.new("RGB", (width, height), "white")
     scale = chance.uniform(0.8, 1.0)
@@ -69,7 +69,7 @@ def draw_garment(
 def write_dataset(path: Path, photos_each: int, size_px: tuple[int, int] = (60, 80)) -> int:
     """Write a data set of every category in every colour; returns how many photos."""
     (path / "images").mkdir(parents=True)
-    rows = []
+    rows: list[list[str]] = []
     for category, (master, sub) in CATEGORIES.items():
         for color in COLORS:
             for seed in range(photos_each):
