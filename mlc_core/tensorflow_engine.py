@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import keras
@@ -26,7 +27,7 @@ class TensorFlow:
     def __init__(self, path: Path, spec: Spec, threads: int) -> None:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, enable=True)
-        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        with contextlib.suppress(RuntimeError):  # TensorFlow fixes it at its first operation
             tf.config.threading.set_intra_op_parallelism_threads(threads)
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
