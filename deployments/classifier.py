@@ -27,7 +27,7 @@ class _Model(NamedTuple):
     artifact: Artifact
     engine: Engine
     labeller: Labeller
-    engine_name: str
+    config: ClassifierConfig
 
 
 class _Item(NamedTuple):
@@ -82,7 +82,8 @@ class Classifier:
         return {
             "name": spec.name,
             "version": spec.version,
-            "engine": model.engine_name,
+            "engine": model.config.engine,
+            "precision": model.config.precision,
             "image": {"height_px": spec.image.height_px, "width_px": spec.image.width_px},
             "heads": {head: list(classes) for head, classes in spec.heads.items()},
             "metrics": dict(model.artifact.metrics),
@@ -120,10 +121,10 @@ def _load(user_config: dict[str, Any]) -> _Model:
     start = time.monotonic()
     config = parse(ClassifierConfig, user_config)
     artifact = load_artifact(config.model_path)
-    engine = load_engine(config.engine, artifact, config.threads)
+    engine = load_engine(config.engine, artifact, config.threads, config.precision)
     spec = artifact.spec
     logger.info(
-        "model %s %s loaded with %s in %.2f s",
-        spec.name, spec.version, config.engine, time.monotonic() - start,
+        "model %s %s loaded with %s, %s, in %.2f s",
+        spec.name, spec.version, config.engine, config.precision, time.monotonic() - start,
     )  # fmt: skip
-    return _Model(artifact, engine, Labeller(spec), config.engine)
+    return _Model(artifact, engine, Labeller(spec), config)

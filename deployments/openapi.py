@@ -193,6 +193,7 @@ def _schemas() -> dict[str, Any]:
                 "name": text,
                 "version": text,
                 "engine": text,
+                "precision": text,
                 "image": _object({"height_px": pixels, "width_px": pixels}),
                 "heads": _object(dict.fromkeys(HEADS, classes), required=[]),
                 "metrics": {"type": "object"},

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from pydantic import ValidationError as _ValidationError
 
 from deployments.batching import Bounds
-from mlc_core.engine import EngineName
+from mlc_core.engine import EngineName, Precision
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -72,6 +72,7 @@ class ClassifierConfig(_Strict):
 
     model: str = Field(description="directory of an artifact; relative to the project's root")
     engine: EngineName = "onnxruntime"
+    precision: Precision = "float32"
     threads: NonNegativeInt = 1
 
     @property

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 
 SPEC, KERAS, ONNX, METRICS = "spec.json", "model.keras", "model.onnx", "metrics.json"
+INT8 = "model.int8.onnx"  # may be missing; see quantization
 SUMS = "SHA256SUMS"
 INPUT = "images"
 MAX_DIFFERENCE = 1e-4  # between the probabilities of the two formats, on the same images
@@ -45,6 +48,10 @@ class Artifact:
     @property
     def onnx_path(self) -> Path:
         return self.path / ONNX
+
+    @property
+    def int8_path(self) -> Path:
+        return self.path / INT8
 
 
 def load_artifact(path: Path | str) -> Artifact:
@@ -86,20 +93,35 @@ def save_artifact(model: Any, spec: Spec, metrics: Mapping[str, Any], path: Path
     Raises:
         ArtifactError: the two formats answer differently, or the network is not one of `spec`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new = Path(scratch) / "new"
+    with _replacing(Path(path)) as new:
         new.mkdir()
         (new / SPEC).write_text(spec.to_json(), encoding="utf-8")
         _write_network(model, spec, new)
         (new / METRICS).write_text(_to_json(metrics), encoding="utf-8")
+    return load_artifact(path)
+
+
+def add_int8(artifact: Artifact, network: bytes, metrics: Mapping[str, Any]) -> Artifact:
+    """Save the int8 edition of a network beside it, with metrics that measure it too."""
+    with _replacing(artifact.path) as new:
+        shutil.copytree(artifact.path, new)
+        (new / INT8).write_bytes(network)
+        (new / METRICS).write_text(_to_json(metrics), encoding="utf-8")
+    return load_artifact(artifact.path)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Where to write an artifact that takes the place of `path` when it is whole and verified."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        new = Path(scratch) / "new"
+        yield new
         _write_sums(new)
         load_artifact(new)
         if path.exists():
             path.rename(Path(scratch) / "old")
         new.rename(path)
-    return load_artifact(path)
 
 
 def _write_network(model: Any, spec: Spec, path: Path) -> None:

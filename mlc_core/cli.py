@@ -125,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="where metrics.json and confusion-HEAD.png go, default runs/NAME-VERSION",
     )
+
+    quantize = command("quantize", _quantize, "add the int8 edition to a model")
+    quantize.add_argument("data", metavar="DATA", type=Path, help="the data set it was trained on")
+    quantize.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
     return parser
 
 
@@ -190,6 +194,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     _print_metrics(metrics)
     print(f"wrote {out}/metrics.json and a confusion picture a head")
+    return OK
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from mlc_core.production import quantize_artifact  # noqa: PLC0415  (scipy takes a second)
+
+    artifact = quantize_artifact(load_artifact(options.model), options.data, _report)
+    if not artifact.int8_path.exists():
+        return FAILED
+    measured, heads = artifact.metrics["int8_accuracy"], artifact.metrics["heads"]
+    for head, accuracy in measured.items():
+        print(f"{head:<16}  int8 {accuracy:.2%}  float32 {heads[head]['accuracy']['value']:.2%}")
     return OK
 
 

@@ -13,6 +13,7 @@ from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 
 EngineName = Literal["onnxruntime", "tensorflow"]
+Precision = Literal["float32", "int8"]
 
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
 Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row sums to 1
@@ -26,23 +27,29 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(name: EngineName, artifact: Artifact, threads: int = 1) -> Engine:
+def load_engine(
+    name: EngineName, artifact: Artifact, threads: int = 1, precision: Precision = "float32"
+) -> Engine:
     """Load the artifact's network and check that its heads are what the spec says.
 
     Args:
         threads: threads that one inference may use; 0 leaves it to the engine.
+        precision: int8 is for onnxruntime, and for an artifact that has that edition.
 
     Raises:
         ArtifactError: the network can't be loaded, or contradicts its spec.
-        ValueError: no such engine.
+        ValueError: no such engine, or not with that precision.
     """
     engine: Engine
     if name == "onnxruntime":
-        engine = _OnnxRuntime(artifact.path / "model.onnx", threads)
+        int8 = precision == "int8"
+        engine = load_onnx(artifact.int8_path if int8 else artifact.onnx_path, threads)
+    elif precision != "float32":
+        raise ValueError(f"{precision} is for the engine onnxruntime, not {name}")
     elif name == "tensorflow":
         from mlc_core.tensorflow_engine import TensorFlow  # noqa: PLC0415  (seconds and 500 MB)
 
-        engine = TensorFlow(artifact.path / "model.keras", artifact.spec, threads)
+        engine = TensorFlow(artifact.keras_path, artifact.spec, threads)
     else:
         raise ValueError(f"no engine {name!r}; engines are {', '.join(get_args(EngineName))}")
     _check(engine, artifact.spec)
@@ -59,6 +66,15 @@ def _check(engine: Engine, spec: Spec) -> None:
     stated = {head: len(classes) for head, classes in spec.heads.items()}
     if found != stated:
         raise ArtifactError(f"the network has heads {found}, its spec.json says {stated}")
+
+
+def load_onnx(path: Path, threads: int) -> Engine:
+    """An ONNX file as an engine.
+
+    Raises:
+        ArtifactError: it can't be loaded.
+    """
+    return _OnnxRuntime(path, threads)
 
 
 class _OnnxRuntime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,16 @@ def measure(infer: Infer, test: DataSet, spec: Spec, seed: int = 0) -> dict[str,
     }
 
 
+def accuracies(infer: Infer, test: DataSet, spec: Spec) -> dict[str, float]:
+    """The share of photos that each head is right on."""
+    probabilities = infer_all(infer, test.images)
+    return {
+        head: round(float(np.mean(guess == class_numbers(test.labels[head], classes))), 4)
+        for head, classes in spec.heads.items()
+        for guess in [probabilities[head].argmax(axis=1)]
+    }
+
+
 def share(hits: int, of: int) -> dict[str, float]:
     """A proportion and its Wilson score interval (Wilson 1927, JASA 22:209)."""
     interval = binomtest(int(hits), of).proportion_ci(0.95, method="wilson")
@@ -106,12 +117,8 @@ def _measure_larger(infer: Infer, test: DataSet, spec: Spec) -> dict[str, dict[s
 
         with ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(reopened, test.images)))
-        probabilities = infer_all(infer, images)
-        accuracy[str(ImageSize(height_px, width_px))] = {
-            head: round(float(np.mean(guess == class_numbers(test.labels[head], classes))), 4)
-            for head, classes in spec.heads.items()
-            for guess in [probabilities[head].argmax(axis=1)]
-        }
+        larger = replace(test, images=images)
+        accuracy[str(ImageSize(height_px, width_px))] = accuracies(infer, larger, spec)
     return accuracy
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlc_core.artifact import Artifact, save_artifact
 from mlc_core.dataset import DataSet, Progress, read_dataset
-from mlc_core.errors import DataSetError
+from mlc_core.errors import ArtifactError, DataSetError
 from mlc_core.evaluation import Infer, class_numbers, infer_all, measure
 from mlc_core.spec import ImageSize, Spec
 from mlc_core.split import TWIN_BITS, Split, split_by_picture
@@ -68,7 +68,31 @@ def produce_artifact(
             "spent_s": round(sum(epoch["spent_s"] for epoch in training.history)),
         },
     }
-    return save_artifact(training.model, spec, metrics, artifact)
+    saved = save_artifact(training.model, spec, metrics, artifact)
+    return _with_int8(saved, data, split, report)
+
+
+def quantize_artifact(artifact: Artifact, source: Path, report: Progress = print) -> Artifact:
+    """Add the int8 edition to a model that was trained without.
+
+    Raises:
+        DataSetError: not the data set the model was trained on, or it can't be read.
+    """
+    data, split = _read_again(artifact, source, report)
+    return _with_int8(artifact, data, split, report)
+
+
+def _with_int8(artifact: Artifact, data: DataSet, split: Split, report: Progress) -> Artifact:
+    from mlc_core import quantization  # noqa: PLC0415  (it needs more than evaluation does)
+
+    report("calibrating and measuring the int8 edition")
+    try:
+        return quantization.quantize_artifact(
+            artifact, data.take(split.train), data.take(split.test)
+        )
+    except ArtifactError as error:
+        report(str(error))
+        return artifact
 
 
 def measure_artifact(
@@ -83,13 +107,7 @@ def measure_artifact(
     """
     from mlc_core.confusion import draw_confusion  # noqa: PLC0415  (matplotlib takes a second)
 
-    trained = artifact.metrics["training"]
-    data, split = _read(source, artifact.spec.image, trained["split"]["seed"], report)
-    if len(data) != trained["data"]["photos"]:
-        raise DataSetError(
-            f"{source} has {len(data)} usable photos, the model was trained on a data set of "
-            f"{trained['data']['photos']}; its test split can't be told from what it has seen"
-        )
+    data, split = _read_again(artifact, source, report)
     test = data.take(split.test)
     report(f"measuring on {len(test)} photos")
     metrics = {**artifact.metrics, **measure(infer, test, artifact.spec)}
@@ -104,6 +122,18 @@ def measure_artifact(
             out / f"confusion-{head}.png",
         )
     return metrics
+
+
+def _read_again(artifact: Artifact, source: Path, report: Progress) -> tuple[DataSet, Split]:
+    """The data set a model was trained on, split as it was then."""
+    trained = artifact.metrics["training"]
+    data, split = _read(source, artifact.spec.image, trained["split"]["seed"], report)
+    if len(data) != trained["data"]["photos"]:
+        raise DataSetError(
+            f"{source} has {len(data)} usable photos, the model was trained on a data set of "
+            f"{trained['data']['photos']}; its test split can't be told from what it has seen"
+        )
+    return data, split
 
 
 def _read(source: Path, size: ImageSize, seed: int, report: Progress) -> tuple[DataSet, Split]:

@@ -37,7 +37,10 @@ def client(url):
 def answer_here(shipped_model):
     """Classifies a photo in this process, past the service."""
     artifact = load_artifact(shipped_model)
-    engine, labeller = load_engine("onnxruntime", artifact), Labeller(artifact.spec)
+    engine, labeller = (
+        load_engine("onnxruntime", artifact, precision="int8"),
+        Labeller(artifact.spec),
+    )
 
     def answer(photo: bytes, choice: Choice | None = None) -> dict:
         image = decode(photo, artifact.spec.image)

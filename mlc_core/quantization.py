@@ -1,0 +1,86 @@
+"""The int8 edition of a network: a third of the inference time, nearly the same answers.
+
+Weights are int8 by output channel, activations uint8 with ranges seen on calibration images
+(Jacob et al. 2018, arXiv:1712.05877), through ONNX Runtime. For processors with VNNI: without it
+the sums of such products saturate, and float32 is the edition to serve.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from mlc_core.artifact import INPUT, Artifact, add_int8
+from mlc_core.dataset import DataSet
+from mlc_core.engine import load_onnx
+from mlc_core.errors import ArtifactError
+from mlc_core.evaluation import accuracies
+
+MAX_LOSS = 0.003  # of accuracy, in any head, on the test split
+_CALIBRATION_IMAGES = 1024
+_BATCH = 64
+
+
+def quantize_artifact(artifact: Artifact, train: DataSet, test: DataSet) -> Artifact:
+    """Add the int8 edition to an artifact, and its accuracy to the artifact's metrics.
+
+    Args:
+        train: photos to calibrate on, the first 1,024 of them.
+        test: photos that had no part in training.
+
+    Raises:
+        ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it is.
+    """
+    network = quantize(artifact.onnx_path, train.images[:_CALIBRATION_IMAGES])
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(network)
+        file.flush()
+        measured = accuracies(load_onnx(Path(file.name), threads=0).infer, test, artifact.spec)
+    refuse_loss(artifact.metrics["heads"], measured)
+    return add_int8(artifact, network, {**artifact.metrics, "int8_accuracy": measured})
+
+
+def quantize(onnx: Path, images: NDArray[np.uint8]) -> bytes:
+    """The int8 edition of an ONNX file.
+
+    Args:
+        images: uint8 (N, height_px, width_px, 3) to see the ranges of activations on.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folded, quantized = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
+        quant_pre_process(onnx, folded, skip_symbolic_shape=True)
+        quantize_static(
+            folded, quantized, _Batches(images), quant_format=QuantFormat.QDQ, per_channel=True
+        )
+        return quantized.read_bytes()
+
+
+def refuse_loss(float32: Mapping[str, Any], int8: Mapping[str, float]) -> None:
+    """Compare the accuracies of both editions.
+
+    Raises:
+        ArtifactError: a head lost more than MAX_LOSS.
+    """
+    for head, accuracy in int8.items():
+        loss = float32[head]["accuracy"]["value"] - accuracy
+        if loss > MAX_LOSS:
+            raise ArtifactError(
+                f"in int8, {head} loses {loss:.2%} of accuracy, over {MAX_LOSS:.2%}; "
+                "nothing was saved, serve this model in float32"
+            )
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        starts = range(0, len(images), _BATCH)
+        self._batches = iter([{INPUT: images[at : at + _BATCH]} for at in starts])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        return next(self._batches, None)
