@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from mlc_core.artifact import INPUT, Artifact, add_int8
@@ -57,8 +57,10 @@ def quantize(onnx: Path, images: NDArray[np.uint8]) -> bytes:
         folded, quantized = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(onnx, folded, skip_symbolic_shape=True)
         quantize_static(
-            folded, quantized, _Batches(images), quant_format=QuantFormat.QDQ, per_channel=True
-        )
+            folded, quantized, _Batches(images), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8,  # five times faster on x86 than signed ones
+            weight_type=QuantType.QInt8,
+        )  # fmt: skip
         return quantized.read_bytes()
 
 
