@@ -14,6 +14,8 @@ from deployments.metrics import batch_observer
 from deployments.settings import Settings
 from mlc_core.labels import Choice
 
+_LATE = "no answer within the time that a request is given; try again"
+
 
 class _Waiting(NamedTuple):
     data: bytes
@@ -53,10 +55,13 @@ class Grouping:
             PhotoFault: the photo can't be classified.
             ServiceError: the service can't answer, or not in time.
         """
-        (answer,) = await self.classify_many([photo], choice)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        deadline = time.monotonic() + self._deadline_s
+        future = self._submit(photo, choice, deadline)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await future
+        except TimeoutError as error:
+            raise DeadlinePassed(_LATE) from error
 
     async def classify_many(self, photos: Sequence[bytes], choice: Choice) -> list[Answer]:
         """The answer to each photo, in their order, within the deadline of one request."""
@@ -91,7 +96,7 @@ class Grouping:
 
 def _answer(future: asyncio.Future[bytes]) -> Answer:
     if future.cancelled():
-        return DeadlinePassed("no answer within the time that a request is given; try again")
+        return DeadlinePassed(_LATE)
     error = future.exception()
     if error is None:
         return future.result()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_ID = b"x-request-id"
 # With these a client could switch off Serve's own timeout and its watch for clients that left.
-_SERVE_SWITCHES = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+_SERVE_SWITCHES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 
 
 class RequestHeaders:
@@ -28,12 +28,10 @@ class RequestHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = MutableHeaders(scope=scope)
-            for name in _SERVE_SWITCHES:
-                del headers[name]
-            ids = headers.getlist("x-request-id")
-            if ids and (len(ids) > 1 or not _SANE_ID.fullmatch(ids[0])):
-                del headers["x-request-id"]
+            ids = [value for name, value in scope["headers"] if name == _ID]
+            sane = len(ids) == 1 and _SANE_ID.fullmatch(ids[0])
+            drop = _SERVE_SWITCHES if sane or not ids else (*_SERVE_SWITCHES, _ID)
+            scope["headers"] = [header for header in scope["headers"] if header[0] not in drop]
         await self._app(scope, receive, send)
 
 

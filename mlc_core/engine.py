@@ -43,6 +43,11 @@ def load_engine(
     engine: Engine
     if name == "onnxruntime":
         int8 = precision == "int8"
+        if int8 and not artifact.int8_path.exists():
+            raise ArtifactError(
+                f"{artifact.path} has no int8 edition; make it with `mlc quantize`, "
+                "or serve it in float32"
+            )
         engine = load_onnx(artifact.int8_path if int8 else artifact.onnx_path, threads)
     elif precision != "float32":
         raise ValueError(f"{precision} is for the engine onnxruntime, not {name}")

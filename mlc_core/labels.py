@@ -44,25 +44,39 @@ class Labeller:
             probabilities: head -> float32 (N, classes).
             choices: N of them.
         """
-        best = {head: probabilities[head].argmax(axis=1) for head in self._classes}
+        # As Python's own numbers, which are several times faster to look up and to write.
+        best = {head: probabilities[head].argmax(axis=1).tolist() for head in self._classes}
+        confidence = {head: probabilities[head].max(axis=1).tolist() for head in self._classes}
         answers = []
         for row, choice in enumerate(choices):
             labels = ",".join(
-                self._label(head, probabilities[head][row], int(best[head][row]), choice)
+                self._label(
+                    head, best[head][row], confidence[head][row], choice, probabilities[head], row
+                )
                 for head in self._classes
             )
             answers.append(f'{{"model":{self._model},"labels":{{{labels}}}}}'.encode())
         return answers
 
-    def _label(self, head: str, row: NDArray[np.float32], best: int, choice: Choice) -> str:
+    def _label(
+        self,
+        head: str,
+        best: int,
+        confidence: float,
+        choice: Choice,
+        probabilities: NDArray[np.float32],
+        row: int,
+    ) -> str:
         classes = self._classes[head]
-        label = classes[best] if row[best] >= choice.min_confidence else "null"
+        label = classes[best] if confidence >= choice.min_confidence else "null"
         others: list[str] = []
         if choice.top_k > 1:
             # Stable, so that equal probabilities keep the order of the classes, as argmax does.
-            order = np.argsort(-row, kind="stable")[1 : choice.top_k]
-            others = [f'{{"label":{classes[n]},"confidence":{row[n]:.4f}}}' for n in order]
+            order = np.argsort(-probabilities[row], kind="stable")[1 : choice.top_k]
+            others = [
+                f'{{"label":{classes[n]},"confidence":{probabilities[row, n]:.4f}}}' for n in order
+            ]
         return (
-            f'"{head}":{{"label":{label},"confidence":{row[best]:.4f},'
+            f'"{head}":{{"label":{label},"confidence":{confidence:.4f},'
             f'"alternatives":[{",".join(others)}]}}'
         )

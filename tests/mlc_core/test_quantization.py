@@ -1,0 +1,64 @@
+"""Claims about the int8 edition: nearly the same answers, or none."""
+
+import numpy as np
+import pytest
+from photos import jpeg
+
+from mlc_core.artifact import load_artifact
+from mlc_core.engine import load_engine
+from mlc_core.errors import ArtifactError
+from mlc_core.photo import decode
+from mlc_core.quantization import MAX_LOSS, quantize, refuse_loss
+
+
+@pytest.fixture(scope="module")
+def artifact(shipped_model):
+    return load_artifact(shipped_model)
+
+
+@pytest.fixture(scope="module")
+def images(artifact):
+    return np.stack([decode(jpeg(seed), artifact.spec.image) for seed in range(96)])
+
+
+def test_both_editions_name_nearly_the_same_labels(artifact, images):
+    exact = load_engine("onnxruntime", artifact).infer(images)
+    int8 = load_engine("onnxruntime", artifact, precision="int8").infer(images)
+    for head in artifact.spec.heads:
+        assert np.abs(exact[head] - int8[head]).mean() < 0.01
+        assert (exact[head].argmax(1) == int8[head].argmax(1)).mean() > 0.8
+
+
+def test_an_image_gets_the_same_answer_alone_and_in_a_batch(artifact, images):
+    int8 = load_engine("onnxruntime", artifact, precision="int8")
+    together = int8.infer(images[:9])
+    for row in range(9):
+        for head, alone in int8.infer(images[row : row + 1]).items():
+            np.testing.assert_allclose(together[head][row], alone[0], atol=1e-6)
+
+
+def test_quantizing_takes_two_thirds_of_the_bytes_away(artifact, images):
+    network = quantize(artifact.onnx_path, images)
+    assert len(network) < artifact.onnx_path.stat().st_size / 3
+
+
+def test_a_head_that_loses_too_much_is_refused_and_named():
+    exact = {"color": {"accuracy": {"value": 0.67}}, "category": {"accuracy": {"value": 0.83}}}
+    refuse_loss(exact, {"color": 0.67 - MAX_LOSS + 1e-9, "category": 0.84})
+    with pytest.raises(ArtifactError, match="category loses"):
+        refuse_loss(exact, {"color": 0.67, "category": 0.82})
+
+
+def test_the_shipped_edition_was_measured_and_lost_no_more_than_allowed(artifact):
+    refuse_loss(artifact.metrics["heads"], artifact.metrics["int8_accuracy"])
+
+
+def test_int8_is_for_onnxruntime_alone(artifact):
+    with pytest.raises(ValueError, match="int8 is for the engine onnxruntime"):
+        load_engine("tensorflow", artifact, precision="int8")
+
+
+def test_an_artifact_without_that_edition_says_so(artifact, tmp_path):
+    missing = type(artifact)(tmp_path, artifact.spec, artifact.metrics)
+    with pytest.raises(ArtifactError, match="no int8 edition"):
+        load_engine("onnxruntime", missing, precision="int8")
