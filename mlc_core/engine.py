@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 
 EngineName = Literal["onnxruntime", "tensorflow"]
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "int8", "bfloat16"]
 
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
 Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row sums to 1
@@ -34,14 +34,15 @@ def load_engine(
 
     Args:
         threads: threads that one inference may use; 0 leaves it to the engine.
-        precision: int8 is for onnxruntime, and for an artifact that has that edition.
+        precision: float32; int8 with onnxruntime, for an artifact that has that edition; bfloat16
+            with tensorflow, for a GPU.
 
     Raises:
         ArtifactError: the network can't be loaded, or contradicts its spec.
         ValueError: no such engine, or not with that precision.
     """
     engine: Engine
-    if name == "onnxruntime":
+    if (name, precision) in (("onnxruntime", "float32"), ("onnxruntime", "int8")):
         int8 = precision == "int8"
         if int8 and not artifact.int8_path.exists():
             raise ArtifactError(
@@ -49,14 +50,16 @@ def load_engine(
                 "or serve it in float32"
             )
         engine = load_onnx(artifact.int8_path if int8 else artifact.onnx_path, threads)
-    elif precision != "float32":
-        raise ValueError(f"{precision} is for the engine onnxruntime, not {name}")
-    elif name == "tensorflow":
+    elif (name, precision) in (("tensorflow", "float32"), ("tensorflow", "bfloat16")):
         from mlc_core.tensorflow_engine import TensorFlow  # noqa: PLC0415  (seconds and 500 MB)
 
-        engine = TensorFlow(artifact.keras_path, artifact.spec, threads)
+        mixed = precision == "bfloat16"
+        engine = TensorFlow(artifact.keras_path, artifact.spec, threads, mixed=mixed)
     else:
-        raise ValueError(f"no engine {name!r}; engines are {', '.join(get_args(EngineName))}")
+        raise ValueError(
+            f"no engine {name!r} in {precision!r}; there are onnxruntime in float32 and int8, "
+            "tensorflow in float32 and bfloat16"
+        )
     _check(engine, artifact.spec)
     return engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,11 +21,15 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class TensorFlow:
     """model.keras as a traced function; warm, on every bucket, once constructed.
 
+    Args:
+        threads: of one operation on the CPU; 0 leaves it to TensorFlow.
+        mixed: compute in bfloat16, all but the last layers; weights and answers stay float32.
+
     Raises:
         ArtifactError: Keras can't load the file.
     """
 
-    def __init__(self, path: Path, spec: Spec, threads: int) -> None:
+    def __init__(self, path: Path, spec: Spec, threads: int, *, mixed: bool) -> None:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, enable=True)
         with contextlib.suppress(RuntimeError):  # TensorFlow fixes it at its first operation
@@ -33,6 +38,8 @@ class TensorFlow:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # Keras raises whatever it stumbles over
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
+        if mixed:
+            model = _in_bfloat16(model)
         self._largest = BATCH_BUCKETS[-1]
 
         @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
@@ -62,3 +69,14 @@ class TensorFlow:
             padding = np.zeros((bucket - count, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, padding])
         return {head: p.numpy()[:count] for head, p in self._run(images).items()}
+
+
+def _in_bfloat16(model: Any) -> Any:
+    """The same network with Keras' policy mixed_bfloat16, but where it names its own: the heads."""
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] != "InputLayer" and layer["name"] not in model.output:
+            layer["config"]["dtype"] = "mixed_bfloat16"
+    mixed = keras.Model.from_config(config)
+    mixed.set_weights(model.get_weights())
+    return mixed

@@ -93,7 +93,7 @@ def test_an_engine_names_the_file_it_cant_load(name, file, artifact, tmp_path):
 
 
 def test_an_unknown_engine_is_refused_naming_those_there_are(artifact):
-    with pytest.raises(ValueError, match="onnxruntime, tensorflow"):
+    with pytest.raises(ValueError, match="there are onnxruntime in float32"):
         load_engine("torch", artifact)
 
 
@@ -118,3 +118,12 @@ def test_importing_brings_no_framework_that_is_not_used(code, absent, shipped_mo
         capture_output=True, text=True, check=True, timeout=120, cwd=shipped_model.parents[2],
     )  # fmt: skip
     assert not absent & set(done.stdout.split())
+
+
+def test_bfloat16_names_the_same_labels_and_answers_float32(artifact, tensorflow, images):
+    exact = tensorflow.infer(images)
+    mixed = load_engine("tensorflow", artifact, precision="bfloat16").infer(images)
+    for head in artifact.spec.heads:
+        assert mixed[head].dtype == np.float32
+        assert np.abs(mixed[head] - exact[head]).max() > 0  # or it computed in float32
+        assert (mixed[head].argmax(1) == exact[head].argmax(1)).mean() > 0.9

@@ -61,7 +61,7 @@ def test_the_shipped_edition_was_measured_and_lost_no_more_than_allowed(artifact
 
 
 def test_int8_is_for_onnxruntime_alone(artifact):
-    with pytest.raises(ValueError, match="int8 is for the engine onnxruntime"):
+    with pytest.raises(ValueError, match="no engine 'tensorflow' in 'int8'"):
         load_engine("tensorflow", artifact, precision="int8")
 
 
