@@ -76,10 +76,6 @@ class Grouping:
                 future.cancel()
         return [_answer(future) for future in futures]
 
-    async def close(self) -> None:
-        """Refuse new photos, answer those that wait."""
-        await asyncio.gather(self._small.close(), self._large.close())
-
     def _submit(self, photo: bytes, choice: Choice, deadline: float) -> asyncio.Future[bytes]:
         lane = self._small if len(photo) < self._large_photo_bytes else self._large
         return lane.submit(
