@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from deployments import body, problems
 from deployments.errors import MalformedRequest, RequestError, ServiceError
+from deployments.headers import ONE_PHOTO
 from deployments.messages import Answer
 from deployments.openapi import contract
 from deployments.settings import Settings
@@ -36,7 +39,9 @@ _PAGE_HEADERS = {
 class Classify(Protocol):
     """What the routes need of the way to the classifier; see grouping.Grouping."""
 
-    async def classify(self, photo: bytes, choice: Choice) -> bytes: ...
+    async def classify(
+        self, photo: bytes, choice: Choice, client_left: Callable[[], bool]
+    ) -> bytes: ...
 
     async def classify_many(self, photos: list[bytes], choice: Choice) -> list[Answer]: ...
 
@@ -55,11 +60,6 @@ def build_api(
     """
     limits, upload_timeout_s = settings.limits, settings.upload_timeout_s
     page, openapi = _PAGE.read_text(encoding="utf-8"), contract(settings)
-
-    async def classify(request: Request) -> Response:
-        choice = _choice(request)
-        photo = await body.one_photo(request, limits, upload_timeout_s)
-        return Response(await photos.classify(photo, choice), media_type="application/json")
 
     async def classify_batch(request: Request) -> Response:
         choice = _choice(request)
@@ -95,10 +95,12 @@ def build_api(
     async def refuse(request: Request, error: Exception) -> Response:
         return problems.answer(error, request, settings.retry_after_s)
 
-    return Starlette(
+    one_photo = _OnePhoto(photos, settings)
+    return _Api(
+        one_photo,
         routes=[
             Route("/", show_page),
-            Route("/v1/classify", classify, methods=["POST"]),
+            Route(ONE_PHOTO, one_photo, methods=["POST"]),
             Route("/v1/classify/batch", classify_batch, methods=["POST"]),
             Route("/v1/model", model),
             Route("/healthz", healthz),
@@ -112,12 +114,59 @@ def build_api(
     )
 
 
+class _OnePhoto:
+    """The route that nearly every request takes, as bare ASGI."""
+
+    def __init__(self, photos: Classify, settings: Settings) -> None:
+        self._photos, self._settings = photos, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, settings = Request(scope, receive), self._settings
+        try:
+            choice = _choice(request)
+            photo = await body.one_photo(request, settings.limits, settings.upload_timeout_s)
+            answer = await self._photos.classify(photo, choice, partial(_hung_up, receive))
+        except Exception as error:  # whatever it is, the client gets its problem details
+            await problems.answer(error, request, settings.retry_after_s)(scope, receive, send)
+            return
+        headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+class _Api(Starlette):
+    """Answers one photo before Starlette's middleware and router: an eighth of its time."""
+
+    def __init__(self, one_photo: _OnePhoto, **routes_and_handlers: Any) -> None:
+        super().__init__(**routes_and_handlers)
+        self._one_photo = one_photo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == ONE_PHOTO and scope["method"] == "POST":
+            await self._one_photo(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _hung_up(receive: Receive) -> bool:
+    """Whether a client whose request was read has left, asked of the server without waiting."""
+    message = receive()
+    try:
+        message.send(None)  # type: ignore[attr-defined]  # an Awaitable to ASGI, a coroutine to uvicorn
+    except StopIteration as answer:
+        return bool(answer.value["type"] == "http.disconnect")
+    message.close()  # type: ignore[attr-defined]
+    return False
+
+
 def _choice(request: Request) -> Choice:
     """How the query asks for the labels to be chosen.
 
     Raises:
         MalformedRequest: a parameter that is no number, or out of its range.
     """
+    if not request.scope["query_string"]:
+        return Choice()
     query = request.query_params
     top_k, min_confidence = query.get("top_k", "1"), query.get("min_confidence", "0")
     if not (re.fullmatch("[0-9]{1,2}", top_k) and 1 <= int(top_k) <= MAX_TOP_K):

@@ -15,10 +15,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from deployments.errors import DeadlinePassed, Overloaded, ShuttingDown
+from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ShuttingDown
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+# Whoever waits is woken a few a turn of the loop: all at once, their work would hold up the call
+# of the batch that starts next.
+_ANSWERS_A_TURN = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class _Waiting(Generic[Item]):
     size_bytes: int
     deadline: float
     since: float
+    client_left: Callable[[], bool]
 
 
 class Batcher(Generic[Item, Answer]):
@@ -71,7 +76,8 @@ class Batcher(Generic[Item, Answer]):
         self._observe = observe
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Answer], _Waiting[Item]] = OrderedDict()
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: list[int] = []  # items of each batch that runs
+        self._tasks: set[asyncio.Task[None]] = set()  # of batches that run or are being answered
         self._wake_up: asyncio.Handle | None = None
         self._closed = False
 
@@ -86,7 +92,12 @@ class Batcher(Generic[Item, Answer]):
         return len(self._in_flight)
 
     def submit(
-        self, item: Item, *, size_bytes: int = 0, deadline: float = float("inf")
+        self,
+        item: Item,
+        *,
+        size_bytes: int = 0,
+        deadline: float = float("inf"),
+        client_left: Callable[[], bool] = lambda: False,
     ) -> asyncio.Future[Answer]:
         """Queue one item; cancel the future to take it back before its batch starts.
 
@@ -94,6 +105,8 @@ class Batcher(Generic[Item, Answer]):
             deadline: on the batcher's clock. An item still waiting then is never run: its future
                 raises DeadlinePassed when a batch would have taken it. Who needs to know
                 earlier waits on the future with a timeout.
+            client_left: asked when a batch would take the item; one that nobody waits for any
+                more is never run either, and its future raises ClientLeft.
 
         Returns:
             A future that raises what `run` answers; Overloaded where as many items wait as may;
@@ -108,9 +121,9 @@ class Batcher(Generic[Item, Answer]):
             text = f"{len(self._waiting)} photos are waiting already; try again later"
             future.set_exception(Overloaded(text))
             return future
-        self._waiting[future] = _Waiting(item, size_bytes, deadline, self._clock())
+        self._waiting[future] = _Waiting(item, size_bytes, deadline, self._clock(), client_left)
         future.add_done_callback(self._forget)
-        if self._wake_up is None and len(self._in_flight) < self._bounds.in_flight:
+        if self._wake_up is None and self._may_start():
             # At the end of this turn of the loop, so that what arrives together goes together.
             # In an empty context: a batch belongs to no single request, and must not be
             # cancelled with the request that happened to open it (Serve cancels by context).
@@ -120,29 +133,38 @@ class Batcher(Generic[Item, Answer]):
     async def close(self) -> None:
         """Refuse new items, run those that wait, return when the last is answered."""
         self._closed = True
-        while self._waiting or self._in_flight:
-            if self._in_flight:
-                await asyncio.wait(self._in_flight)
+        while self._waiting or self._tasks:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
             else:
                 await asyncio.sleep(0)
 
     def _forget(self, future: asyncio.Future[Answer]) -> None:
         self._waiting.pop(future, None)
 
+    def _may_start(self) -> bool:
+        """Whether a slot is free, and enough wait to fill their share of the slots.
+
+        Were a batch to start with less beside others, it would be a crumb: the first few of the
+        items that follow the answers just given, at the price of a whole batch.
+        """
+        others = self._bounds.in_flight - 1
+        if not self._waiting or len(self._in_flight) > others:
+            return False
+        waiting = len(self._waiting)
+        return waiting >= self._bounds.items or waiting * others >= sum(self._in_flight)
+
     def _start(self) -> None:
         self._wake_up = None
-        while self._waiting and len(self._in_flight) < self._bounds.in_flight:
+        while self._may_start():
             batch = self._take()
             if batch:
+                self._in_flight.append(len(batch))
                 task = asyncio.get_running_loop().create_task(
                     self._run_batch(batch), context=contextvars.Context()
                 )
-                self._in_flight.add(task)
-                task.add_done_callback(self._finished, context=contextvars.Context())
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._start()
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard, context=contextvars.Context())
 
     def _take(self) -> list[tuple[asyncio.Future[Answer], Item]]:
         """Remove the next batch from those that wait; what expired is told so, not run."""
@@ -154,6 +176,8 @@ class Batcher(Generic[Item, Answer]):
                 continue
             if waiting.deadline <= now:
                 future.set_exception(DeadlinePassed("the deadline passed while waiting; try again"))
+            elif waiting.client_left():
+                future.set_exception(ClientLeft("the client left while its photo waited"))
             elif batch and size_bytes + waiting.size_bytes > self._bounds.size_bytes:
                 self._waiting[future] = waiting
                 self._waiting.move_to_end(future, last=False)
@@ -167,21 +191,27 @@ class Batcher(Generic[Item, Answer]):
         return batch
 
     async def _run_batch(self, batch: list[tuple[asyncio.Future[Answer], Item]]) -> None:
+        """Run a batch, free its slot, answer its items; on whatever way it ends, none is left."""
         answers: Sequence[Answer | Exception]
         try:
-            answers = await self._run([item for _, item in batch])
-            if len(answers) != len(batch):
-                raise RuntimeError(f"{len(answers)} answers to a batch of {len(batch)}")
-        except asyncio.CancelledError:
+            try:
+                answers = await self._run([item for _, item in batch])
+                if len(answers) != len(batch):
+                    raise RuntimeError(f"{len(answers)} answers to a batch of {len(batch)}")
+            except Exception as error:  # whoever waits for an answer is told what became of it
+                answers = [error] * len(batch)
+            finally:
+                self._in_flight.remove(len(batch))
+                self._start()
+            for number, ((future, _), answer) in enumerate(zip(batch, answers, strict=True), 1):
+                if future.done():  # its client left meanwhile
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+                if number % _ANSWERS_A_TURN == 0:
+                    await asyncio.sleep(0)
+        finally:
             for future, _ in batch:
                 future.cancel()
-            raise
-        except Exception as error:  # whoever waits for an answer is told what became of it
-            answers = [error] * len(batch)
-        for (future, _), answer in zip(batch, answers, strict=True):
-            if future.done():  # its client left meanwhile
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)

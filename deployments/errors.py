@@ -33,6 +33,10 @@ class UnsupportedMediaType(RequestError):
     """The declared type is of no image."""
 
 
+class ClientLeft(RequestError):
+    """The client hung up before a batch took its photo; nobody will read the answer."""
+
+
 class UploadTooSlow(RequestError):
     """The body did not arrive in the time it is given."""
 

@@ -48,20 +48,26 @@ class Grouping:
         )
         self.last_answer_at = float("-inf")
 
-    async def classify(self, photo: bytes, choice: Choice) -> bytes:
+    async def classify(
+        self, photo: bytes, choice: Choice, client_left: Callable[[], bool]
+    ) -> bytes:
         """The JSON that answers a photo.
 
+        Args:
+            client_left: asked when the photo's turn comes.
+
         Raises:
+            ClientLeft: it had; no call was made for it.
             PhotoFault: the photo can't be classified.
             ServiceError: the service can't answer, or not in time.
         """
-        deadline = time.monotonic() + self._deadline_s
-        future = self._submit(photo, choice, deadline)
+        future = self._submit(photo, choice, time.monotonic() + self._deadline_s, client_left)
+        # A timer costs a third of asyncio.timeout.
+        timer = asyncio.get_running_loop().call_later(self._deadline_s, _expire, future)
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await future
-        except TimeoutError as error:
-            raise DeadlinePassed(_LATE) from error
+            return await future
+        finally:
+            timer.cancel()
 
     async def classify_many(self, photos: Sequence[bytes], choice: Choice) -> list[Answer]:
         """The answer to each photo, in their order, within the deadline of one request."""
@@ -76,18 +82,38 @@ class Grouping:
                 future.cancel()
         return [_answer(future) for future in futures]
 
-    def _submit(self, photo: bytes, choice: Choice, deadline: float) -> asyncio.Future[bytes]:
+    def _submit(
+        self,
+        photo: bytes,
+        choice: Choice,
+        deadline: float,
+        client_left: Callable[[], bool] = lambda: False,
+    ) -> asyncio.Future[bytes]:
         lane = self._small if len(photo) < self._large_photo_bytes else self._large
         return lane.submit(
-            _Waiting(photo, choice, deadline), size_bytes=len(photo), deadline=deadline
+            _Waiting(photo, choice, deadline),
+            size_bytes=len(photo),
+            deadline=deadline,
+            client_left=client_left,
         )
 
     async def _run(self, group: list[_Waiting]) -> Sequence[Answer]:
-        answers = await self._send(
-            [Photo(photo.data, photo.choice, left_s(photo.deadline)) for photo in group]
-        )
+        last_deadline = max(photo.deadline for photo in group)
+        try:
+            # Nobody waits for it any longer then: a call that hangs must not keep its slot.
+            async with asyncio.timeout(left_s(last_deadline)):
+                answers = await self._send(
+                    [Photo(photo.data, photo.choice, left_s(photo.deadline)) for photo in group]
+                )
+        except TimeoutError as error:
+            raise DeadlinePassed(_LATE) from error
         self.last_answer_at = time.monotonic()
         return answers
+
+
+def _expire(future: asyncio.Future[bytes]) -> None:
+    if not future.done():
+        future.set_exception(DeadlinePassed(_LATE))
 
 
 def _answer(future: asyncio.Future[bytes]) -> Answer:

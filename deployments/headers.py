@@ -14,10 +14,14 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ID = b"x-request-id"
 # With these a client could switch off Serve's own timeout and its watch for clients that left.
 _SERVE_SWITCHES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+ONE_PHOTO = "/v1/classify"
+# That route has an upload timeout and a deadline, and asks whether the client is there when its
+# photo's turn comes. Serve's own timeout and watch would take two tasks a request.
+_OFF = [(b"x-request-timeout-seconds", b"0"), (b"x-request-disconnect-disabled", b"?1")]
 
 
 class RequestHeaders:
-    """Takes away the headers that steer Serve, and request ids unfit for a log.
+    """Keeps the headers that steer Serve to ourselves, takes away request ids unfit for a log.
 
     Serve makes an id where none is left, and answers it to the client: the application must not
     add a second.
@@ -31,7 +35,8 @@ class RequestHeaders:
             ids = [value for name, value in scope["headers"] if name == _ID]
             sane = len(ids) == 1 and _SANE_ID.fullmatch(ids[0])
             drop = _SERVE_SWITCHES if sane or not ids else (*_SERVE_SWITCHES, _ID)
-            scope["headers"] = [header for header in scope["headers"] if header[0] not in drop]
+            headers = [header for header in scope["headers"] if header[0] not in drop]
+            scope["headers"] = headers + _OFF if scope["path"] == ONE_PHOTO else headers
         await self._app(scope, receive, send)
 
 

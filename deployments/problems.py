@@ -21,7 +21,8 @@ MEDIA_TYPE = "application/problem+json"
 # error -> status, and the name of the problem, which clients may rely on.
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
-    ClientDisconnect: (499, "client-left"),  # nobody reads it; the access log does
+    ClientDisconnect: (499, "client-left"),  # while it uploaded; nobody reads this but metrics
+    errors.ClientLeft: (499, "client-left"),
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),

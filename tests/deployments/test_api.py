@@ -5,6 +5,7 @@ import json
 
 import httpx
 import pytest
+import uvicorn
 
 from deployments.api import build_api
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable
@@ -29,7 +30,7 @@ class Photos:
         self.asked += [(photo, choice) for photo in photos]
         return [self.planned.get(photo, b'{"photo":"%s"}' % photo) for photo in photos]
 
-    async def classify(self, photo, choice):
+    async def classify(self, photo, choice, client_left):
         (answer,) = await self.classify_many([photo], choice)
         if isinstance(answer, Exception):
             raise answer
@@ -222,3 +223,34 @@ async def test_the_contract_lists_every_route(client):
         "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
         "/openapi.json",
     }  # fmt: skip
+
+
+async def test_whether_the_client_left_is_known_when_its_photos_turn_comes():
+    """On a real server and a real connection: what is asked is uvicorn's own receive."""
+    at_its_turn = asyncio.Queue()
+
+    class Waiting:
+        async def classify(self, _photo, _choice, client_left):
+            await at_its_turn.put(client_left)
+            await asyncio.Event().wait()
+
+    async def describe():
+        return {}
+
+    app = build_api(Waiting(), describe, lambda: None, SETTINGS)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        client_left = await at_its_turn.get()
+        assert not client_left()
+        assert not client_left()  # to ask changes nothing
+        writer.close()
+        while not client_left():
+            await asyncio.sleep(0.01)
+    server.force_exit = server.should_exit = True
+    await serving

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.batching import Batcher, Bounds
-from deployments.errors import DeadlinePassed, Overloaded, ShuttingDown
+from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ShuttingDown
 
 WIDE = Bounds(items=32, size_bytes=1000, in_flight=1, waiting=1000)
 
@@ -68,6 +68,75 @@ async def test_what_gathers_while_the_engine_is_busy_becomes_one_batch():
     engine.gate.set()
     await asyncio.gather(first, *later)
     assert engine.batches == [["first"], list(range(7))]
+
+
+async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(4)]
+    await until(lambda: engine.batches)
+    futures += [batcher.submit(n) for n in range(4, 7)]
+    await asyncio.sleep(0)
+    assert (batcher.in_flight, batcher.waiting) == (1, 3)
+    futures.append(batcher.submit(7))
+    await until(lambda: batcher.in_flight == 2)
+    engine.gate.set()
+    await asyncio.gather(*futures)
+    assert engine.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+async def test_a_full_batch_need_not_be_as_large_as_all_that_run():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=2, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(4)]
+    await until(lambda: batcher.in_flight == 2)
+    engine.gate.set()
+    await asyncio.gather(*futures)
+
+
+async def test_what_is_less_than_its_share_goes_when_nothing_else_runs():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=3, waiting=100))
+    first = [batcher.submit(n) for n in range(8)]
+    await until(lambda: engine.batches)
+    last = batcher.submit("few")
+    engine.gate.set()
+    assert await asyncio.wait_for(last, 5) == "answer to few"
+    await asyncio.gather(*first)
+
+
+async def test_the_next_batch_starts_before_the_answers_of_the_last_are_out():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    first = [batcher.submit(n) for n in range(32)]
+    await until(lambda: engine.batches)
+    batcher.submit("next")
+    out_by_then = []
+
+    async def run(items):
+        out_by_then.append(sum(future.done() for future in first))
+        return items
+
+    batcher._run = run
+    engine.gate.set()
+    await asyncio.gather(*first)
+    assert out_by_then
+    assert out_by_then[0] <= 8
+
+
+async def test_an_item_whose_client_left_is_never_run():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    busy = batcher.submit("busy")
+    await until(lambda: engine.batches)
+    left, here = asyncio.Event(), batcher.submit("here", client_left=lambda: False)
+    gone = batcher.submit("gone", client_left=left.is_set)
+    left.set()
+    engine.gate.set()
+    await asyncio.gather(busy, here)
+    with pytest.raises(ClientLeft):
+        await gone
+    assert engine.batches == [["busy"], ["here"]]
 
 
 async def test_first_come_first_served_across_batches():

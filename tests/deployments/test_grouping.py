@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deployments.errors import DeadlinePassed
+from deployments.errors import ClientLeft, DeadlinePassed
 from deployments.grouping import Grouping
 from deployments.settings import Grouping as Bounds
 from deployments.settings import Settings
@@ -13,6 +13,12 @@ from mlc_core.errors import UndecodablePhoto
 from mlc_core.labels import Choice
 
 ANY = Choice()
+
+
+def stays():
+    return False
+
+
 SMALL, LARGE = b"small", b"L" * 100
 
 
@@ -58,9 +64,17 @@ async def test_a_photo_is_told_when_its_deadline_passes_and_carries_what_is_left
     groups = grouping(preprocessor, deadline_s=0.05)
     began = time.monotonic()
     with pytest.raises(DeadlinePassed):
-        await groups.classify(SMALL, ANY)
+        await groups.classify(SMALL, ANY, stays)
     assert time.monotonic() - began < 2
     assert 0 < preprocessor.left_s[0] <= 0.05
+
+
+async def test_a_call_that_hangs_gives_its_slot_back_when_nobody_waits_for_it(preprocessor):
+    groups = grouping(preprocessor, deadline_s=0.05)
+    with pytest.raises(DeadlinePassed):  # its call is never answered
+        await groups.classify(b"hangs", ANY, stays)
+    preprocessor.gate.set()
+    assert await groups.classify(SMALL, ANY, stays) == b"answer to " + SMALL
 
 
 async def test_in_a_batch_only_those_without_an_answer_are_late(preprocessor):
@@ -80,17 +94,17 @@ async def test_in_a_batch_only_those_without_an_answer_are_late(preprocessor):
 
 async def test_a_client_that_left_while_waiting_costs_no_inference(preprocessor):
     groups = grouping(preprocessor)
-    running = asyncio.ensure_future(groups.classify(b"running", ANY))
+    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays))
     async with asyncio.timeout(5):
         while not preprocessor.groups:
             await asyncio.sleep(0)
-    left = asyncio.ensure_future(groups.classify(b"left", ANY))
-    stayed = asyncio.ensure_future(groups.classify(b"stayed", ANY))
-    await asyncio.sleep(0)
-    left.cancel()
+    left = asyncio.ensure_future(groups.classify(b"left", ANY, lambda: True))
+    stayed = asyncio.ensure_future(groups.classify(b"stayed", ANY, stays))
     await asyncio.sleep(0)
     preprocessor.gate.set()
     await asyncio.gather(running, stayed)
+    with pytest.raises(ClientLeft):
+        await left
     assert preprocessor.groups == [[b"running"], [b"stayed"]]
 
 
@@ -101,7 +115,9 @@ async def test_a_fault_is_raised_to_the_one_whose_photo_it_is(preprocessor):
     groups = grouping(preprocessor)
     groups._send = send
     good, bad = await asyncio.gather(
-        groups.classify(b"good", ANY), groups.classify(b"bad", ANY), return_exceptions=True
+        groups.classify(b"good", ANY, stays),
+        groups.classify(b"bad", ANY, stays),
+        return_exceptions=True,
     )
     assert good == b"good"
     assert isinstance(bad, UndecodablePhoto)

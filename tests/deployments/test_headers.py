@@ -5,13 +5,13 @@ import pytest
 from deployments.headers import RequestHeaders
 
 
-async def seen_by_serve(headers):
+async def seen_by_serve(headers, path="/v1/classify/batch"):
     seen = {}
 
     async def serve(scope, receive, send):
         seen["headers"] = scope["headers"]
 
-    await RequestHeaders(serve)({"type": "http", "headers": headers}, None, None)
+    await RequestHeaders(serve)({"type": "http", "path": path, "headers": headers}, None, None)
     return seen["headers"]
 
 
@@ -32,3 +32,13 @@ async def test_a_request_id_unfit_for_a_log_is_dropped(odd):
 
 async def test_two_request_ids_are_none():
     assert await seen_by_serve([(b"x-request-id", b"a"), (b"x-request-id", b"b")]) == []
+
+
+async def test_one_photo_is_timed_and_watched_by_its_route_not_by_serve():
+    client = (b"x-request-timeout-seconds", b"3600")
+    seen = await seen_by_serve([client, (b"accept", b"*/*")], "/v1/classify")
+    assert sorted(seen) == [
+        (b"accept", b"*/*"),
+        (b"x-request-disconnect-disabled", b"?1"),
+        (b"x-request-timeout-seconds", b"0"),
+    ]
