@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,6 +35,9 @@ class Preprocessor:
         self._classify = connect(classifier, "classify")
         self._settings = settings
         self._size = _FIRST_GUESS
+        # A decoding thread may hold the interpreter this long while a decoded group waits to be
+        # sent; Python's 5 ms keep the classifier idle.
+        sys.setswitchinterval(0.0005)
         # Large photos have threads of their own, so that small ones never wait behind them.
         self._small = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="small")
         self._large = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="large")
