@@ -13,6 +13,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
+
 from bench.baseline import bare_loop, write_config
 from bench.load import ClosedLoop, open_loop
 from bench.plots import draw
@@ -92,9 +94,9 @@ def _ours(
     load = ClosedLoop(SMALL)
     load(server.url, 64, 3)
     for connections in CONNECTIONS:
-        before = server.cpu_s()
+        before, machine_before = server.cpu_s(), psutil.cpu_times()
         result = load(server.url, connections, seconds)
-        after = server.cpu_s()
+        after, machine_after = server.cpu_s(), psutil.cpu_times()
         figures[f"{connections} connections: photos/s"].append(result.rate)
         figures[f"{connections} connections: p50 ms"].append(1e3 * result.p50_s)
         figures[f"{connections} connections: p99 ms"].append(1e3 * result.p99_s)
@@ -102,6 +104,10 @@ def _ours(
         if connections == 64:
             spent = {n: 1e3 * (after[n] - before.get(n, 0)) / result.answers for n in after}
             figures["64 connections: core-ms/photo"].append(sum(spent.values()))
+            idle_s = machine_after.idle - machine_before.idle
+            figures["64 connections: share of the cores idle"].append(
+                idle_s / (sum(machine_after) - sum(machine_before))
+            )
             for name, core_ms in spent.items():
                 budget[name].append(core_ms)
     sizes = server.batch_sizes()
