@@ -93,6 +93,8 @@ class _OnnxRuntime:
         options.intra_op_num_threads = threads
         # Threads that spin while they wait take the cores from decoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI the sums of int8 products would saturate, and most labels be wrong.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base

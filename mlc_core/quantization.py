@@ -1,8 +1,8 @@
 """The int8 edition of a network: under half of the inference time, nearly the same answers.
 
 In the shared convolutions, weights are int8 by output channel and activations uint8, with ranges
-seen on calibration images (Jacob et al. 2018, arXiv:1712.05877), through ONNX Runtime. For
-processors with VNNI: without it such sums saturate, and float32 is the edition to serve.
+seen on calibration images (Jacob et al. 2018, arXiv:1712.05877), through ONNX Runtime. It is as
+right on a processor without VNNI (see engine.py).
 """
 
 from __future__ import annotations

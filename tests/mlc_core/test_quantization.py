@@ -1,5 +1,11 @@
 """Claims about the int8 edition: nearly the same answers, or none."""
 
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from photos import jpeg
@@ -27,6 +33,29 @@ def test_both_editions_name_nearly_the_same_labels(artifact, images):
     for head in artifact.spec.heads:
         assert np.abs(exact[head] - int8[head]).mean() < 0.01
         assert (exact[head].argmax(1) == int8[head].argmax(1)).mean() > 0.8
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is of x86-64 processors")
+@pytest.mark.skipif(
+    not shutil.which("qemu-x86_64") and os.environ.get("CI") != "true",
+    reason="needs qemu-x86_64; scripts/install-test-packages brings it",
+)
+def test_int8_is_as_right_on_a_processor_without_vnni(artifact, images, tmp_path):
+    np.save(tmp_path / "images.npy", images[:32])
+    program = f"""
+import numpy as np
+from mlc_core.artifact import load_artifact
+from mlc_core.engine import load_engine
+from pathlib import Path
+int8 = load_engine("onnxruntime", load_artifact(Path({str(artifact.path)!r})), precision="int8")
+np.savez({str(tmp_path / "there.npz")!r}, **int8.infer(np.load({str(tmp_path / "images.npy")!r})))
+"""
+    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", program]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    there = np.load(tmp_path / "there.npz")
+    here = load_engine("onnxruntime", artifact, precision="int8").infer(images[:32])
+    for head in artifact.spec.heads:
+        np.testing.assert_allclose(there[head], here[head], atol=0.02)
 
 
 def test_an_image_gets_the_same_answer_alone_and_in_a_batch(artifact, images):
