@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments import body, problems
 from deployments.errors import MalformedRequest, RequestError, ServiceError
-from deployments.headers import ONE_PHOTO
 from deployments.messages import Answer
+from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
