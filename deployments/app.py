@@ -1,4 +1,4 @@
-"""The one composition: ingress → preprocessor → classifier, as serve_config.yaml asks for it."""
+"""The one composition: ingress → preprocessor → classifiers, as the Serve config asks for it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def build(args: dict[str, Any]) -> Application:
             "%s not set to 1 where the cluster was started: it serves, several times slower",
             " and ".join(missing),
         )
-    classifier = serve.deployment()(Classifier).bind(settings)
-    preprocessor = serve.deployment()(Preprocessor).bind(classifier, settings)
-    return serve.deployment()(serve.ingress()(Ingress)).bind(preprocessor, classifier, settings)
+    classifiers = [
+        serve.deployment(name=name)(Classifier).bind(settings) for name in settings.classifiers
+    ]
+    preprocessor = serve.deployment()(Preprocessor).bind(classifiers, settings)
+    return serve.deployment()(serve.ingress()(Ingress)).bind(preprocessor, classifiers, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -12,22 +13,23 @@ from starlette.applications import Starlette
 from deployments.api import build_api
 from deployments.calls import call, connect
 from deployments.grouping import Grouping
+from deployments.merging import merge_models
 from deployments.messages import Answer, Photo
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 
 
 class Ingress:
-    """Holds what the HTTP contract needs: the groups, the readiness probe, the two handles."""
+    """Holds what the HTTP contract needs: the groups, the readiness probe, the handles."""
 
     def __init__(
         self,
         preprocessor: DeploymentHandle[Any],
-        classifier: DeploymentHandle[Any],
+        classifiers: Sequence[DeploymentHandle[Any]],
         settings: Settings,
     ) -> None:
         self._classify = connect(preprocessor, "classify")
-        self._describe = connect(classifier, "describe")
+        self._describe = [connect(classifier, "describe") for classifier in classifiers]
         self._settings = settings
         self._grouping = Grouping(self._send, settings)
         self._readiness = Readiness(self._send, lambda: self._grouping.last_answer_at)
@@ -44,6 +46,5 @@ class Ingress:
         answers: list[Answer] = await call(self._classify, group)
         return answers
 
-    async def _describe_model(self) -> dict[str, Any]:
-        model: dict[str, Any] = await call(self._describe)
-        return model
+    async def _describe_model(self) -> Mapping[str, Any]:
+        return merge_models(await asyncio.gather(*map(call, self._describe)))

@@ -1,4 +1,4 @@
-"""The preprocessor: photos to images, and one call to the classifier for each group."""
+"""The preprocessor: photos to images, and one call to each classifier for each group."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.calls import call, connect
 from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
+from deployments.merging import merge_answers
 from deployments.messages import Answer, Images, Photo, deadline, left_s
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
@@ -31,8 +32,8 @@ _TRIES = 3
 class Preprocessor:
     """Judges every photo alone: one that can't be decoded is a fault of its own."""
 
-    def __init__(self, classifier: DeploymentHandle[Any], settings: Settings) -> None:
-        self._classify = connect(classifier, "classify")
+    def __init__(self, classifiers: Sequence[DeploymentHandle[Any]], settings: Settings) -> None:
+        self._classify = [connect(classifier, "classify") for classifier in classifiers]
         self._settings = settings
         self._size = _FIRST_GUESS
         # A decoding thread may hold the interpreter this long while a decoded group waits to be
@@ -111,7 +112,8 @@ class Preprocessor:
             [photos[n].choice for n in images],
             [left_s(deadlines[n]) for n in images],
         )
-        return list(zip(images, await call(self._classify, message), strict=True))
+        said = await asyncio.gather(*(call(classify, message) for classify in self._classify))
+        return list(zip(images, map(merge_answers, zip(*said, strict=True)), strict=True))
 
 
 def _decode(

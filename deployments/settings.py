@@ -64,6 +64,12 @@ class Settings(_Strict):
     small_photos: Grouping = Grouping()
     large_photos: Grouping = Grouping(photos=8)
     batching: Batching = Batching()
+    classifiers: list[str] = Field(
+        ["Classifier"],
+        min_length=1,
+        description="names of the classifier deployments; each answers the heads of the model in "
+        "its user_config, all models take images of the same size",
+    )
     decode_threads: PositiveInt = 2
 
 
@@ -108,9 +114,9 @@ def check(config: dict[str, Any]) -> None:
     """
     for application in config["applications"]:
         if application["import_path"] == "deployments.app:build":
-            parse(Settings, application.get("args", {}))
+            settings = parse(Settings, application.get("args", {}))
             for deployment in application.get("deployments", []):
-                if deployment["name"] == "Classifier":
+                if deployment["name"] in settings.classifiers:
                     parse(ClassifierConfig, deployment.get("user_config"))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ray.exceptions import ActorUnavailableError
 
 from deployments.classifier import Classifier
-from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
+from deployments.errors import DeadlinePassed, Overloaded, Unavailable, WrongImageSize
 from deployments.messages import Images, Photo
 from deployments.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
@@ -24,6 +24,7 @@ from mlc_core.engine import load_engine
 from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
+from mlc_core.spec import HEADS
 
 SHIPPED = PROJECT / "models/fashion/1"
 CONFIG = {"model": "models/fashion/1", "engine": "onnxruntime"}
@@ -135,7 +136,7 @@ async def test_the_first_model_must_load():
 
 
 async def test_every_photo_is_judged_alone(classifier):
-    preprocessor = Preprocessor(Handle(classifier), Settings())
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
     good = photo()
     answers = await preprocessor.classify(
         [asked(good), asked(b"no photo"), asked(photo()[:60]), asked(good, left_s=-1), asked(good)]
@@ -147,12 +148,12 @@ async def test_every_photo_is_judged_alone(classifier):
 
 async def test_the_pixel_limit_is_the_settings(classifier):
     settings = Settings(limits={"photo_pixels": 100})
-    (answer,) = await Preprocessor(Handle(classifier), settings).classify([asked(photo())])
+    (answer,) = await Preprocessor([Handle(classifier)], settings).classify([asked(photo())])
     assert isinstance(answer, PhotoTooLarge)
 
 
 async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(classifier):
-    preprocessor = Preprocessor(Handle(classifier), Settings())
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
     await preprocessor.classify([asked(photo())])
     preprocessor._size = type(preprocessor._size)(8, 6)
     answers = await preprocessor.classify([asked(photo()), asked(b"no photo"), asked(photo())])
@@ -161,7 +162,7 @@ async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(class
 
 
 async def test_large_photos_are_answered_as_small_ones_are(classifier):
-    preprocessor = Preprocessor(Handle(classifier), Settings(large_photo_bytes=10))
+    preprocessor = Preprocessor([Handle(classifier)], Settings(large_photo_bytes=10))
     one, two = photo("navy", (600, 800)), photo("red", (600, 800))
     first, second = await preprocessor.classify([asked(one), asked(two)])
     size = load_artifact(SHIPPED).spec.image
@@ -171,6 +172,36 @@ async def test_large_photos_are_answered_as_small_ones_are(classifier):
         Images(images.tobytes(), size.height_px, size.width_px, [Choice()] * 2, left)
     )
     assert [first, second] == expected
+
+
+async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_head_models):
+    of_one_head = []
+    for path in one_head_models.values():
+        of_one_head.append(Classifier(Settings()))
+        await of_one_head[-1].reconfigure({"model": str(path)})
+    group = [asked(photo(color)) for color in ("red", "navy")] + [asked(b"no photo")]
+    merged = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
+    whole = await Preprocessor([Handle(classifier)], Settings()).classify(group)
+    assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]
+    for several, one in zip(merged[:2], whole[:2], strict=True):
+        several, one = json.loads(several), json.loads(one)
+        assert several["model"]["name"] == "+".join(HEADS)
+        assert list(several["labels"]) == list(one["labels"])
+        for head, label in one["labels"].items():
+            assert several["labels"][head]["label"] == label["label"]
+            assert several["labels"][head]["confidence"] == pytest.approx(
+                label["confidence"], abs=1e-3
+            )
+
+
+async def test_one_classifier_that_cant_answer_leaves_no_half_answers(classifier):
+    class Busy:
+        async def classify(self, images):
+            return [Overloaded("busy")] * len(images.choices)
+
+    preprocessor = Preprocessor([Handle(classifier), Handle(Busy())], Settings())
+    (answer,) = await preprocessor.classify([asked(photo())])
+    assert isinstance(answer, Overloaded)
 
 
 async def test_a_call_is_made_once_more_when_its_replica_died(classifier):
@@ -183,7 +214,7 @@ async def test_a_call_is_made_once_more_when_its_replica_died(classifier):
                 raise ActorUnavailableError("gone", None)
             return await classifier.classify(images)
 
-    (answer,) = await Preprocessor(Handle(DiesOnce()), Settings()).classify([asked(photo())])
+    (answer,) = await Preprocessor([Handle(DiesOnce())], Settings()).classify([asked(photo())])
     assert isinstance(answer, bytes)
 
 
@@ -193,7 +224,7 @@ async def test_without_a_living_replica_the_service_is_unavailable():
             raise ActorUnavailableError("gone", None)
 
     with pytest.raises(Unavailable):
-        await Preprocessor(Handle(Dead()), Settings()).classify([asked(photo())])
+        await Preprocessor([Handle(Dead())], Settings()).classify([asked(photo())])
 
 
 def copy_of_shipped(tmp_path, version):

@@ -1,13 +1,16 @@
 """Claims about settings: a wrong one is named, with what was expected."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
-from deployments.settings import ClassifierConfig, Settings, parse
+from deployments.settings import PROJECT, ClassifierConfig, Settings, check, parse
 
-CONFIG = yaml.safe_load((Path(__file__).parents[2] / "serve_config.yaml").read_text())
+CONFIG = yaml.safe_load((PROJECT / "serve_config.yaml").read_text())
+
+
+@pytest.fixture
+def four_models():
+    return yaml.safe_load((PROJECT / "serve_config.four_models.yaml").read_text())
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,33 @@ def test_serve_config_yaml_is_valid_and_states_every_deployment():
     deployments = {d["name"]: d for d in application["deployments"]}
     assert set(deployments) == {"Ingress", "Preprocessor", "Classifier"}
     parse(ClassifierConfig, deployments["Classifier"]["user_config"])
+
+
+def test_the_four_model_way_differs_in_its_classifiers_alone(four_models):
+    (one,), (four,) = CONFIG["applications"], four_models["applications"]
+    classifiers = four["args"].pop("classifiers")
+    parse(Settings, four["args"] | {"classifiers": classifiers})
+    deployments = {d["name"]: d for d in four.pop("deployments")}
+    shared = [d for d in one["deployments"] if d["name"] != "Classifier"]
+    assert [deployments.pop(d["name"]) for d in shared] == shared
+    assert list(deployments) == classifiers
+    (classifier,) = (d for d in one["deployments"] if d["name"] == "Classifier")
+    own = {"name", "ray_actor_options", "user_config"}
+    for deployment in deployments.values():
+        config = parse(ClassifierConfig, deployment["user_config"])
+        assert config == parse(ClassifierConfig, classifier["user_config"] | {"model": config.model})
+        assert {k: v for k, v in deployment.items() if k not in own} == {
+            k: v for k, v in classifier.items() if k not in own
+        }
+    assert four_models | {"applications": []} == CONFIG | {"applications": []}
+    assert four == {k: v for k, v in one.items() if k != "deployments"}
+
+
+def test_a_classifier_s_user_config_is_checked_whatever_its_name(four_models):
+    (application,) = four_models["applications"]
+    color = {"name": "Color", "user_config": {"modle": "m"}}
+    with pytest.raises(ValueError, match="modle"):
+        check({"applications": [application | {"deployments": [color]}]})
 
 
 def test_a_group_fits_a_message_between_replicas():

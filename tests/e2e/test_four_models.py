@@ -1,0 +1,54 @@
+"""The four-model way over HTTP: the contract of the one model, kept by four classifiers."""
+
+import httpx
+import pytest
+import yaml
+from photos import TRUNCATED, jpeg
+from services import PROJECT, Service
+from test_contract import BATCH, CLASSIFY, assert_problem, same_labels
+
+from mlc_core.spec import HEADS
+
+
+@pytest.fixture(scope="module")
+def four(one_head_models, tmp_path_factory):
+    config = yaml.safe_load((PROJECT / "serve_config.four_models.yaml").read_text())
+    models = iter(one_head_models.values())
+    for deployment in config["applications"][0]["deployments"]:
+        if "user_config" in deployment:
+            deployment["user_config"]["model"] = str(next(models))
+    folder = tmp_path_factory.mktemp("four")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with Service(folder / "output", folder / "config.yaml") as service:
+        service.wait_until_ready()
+        with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client:
+            yield client
+        service.stop()
+
+
+def test_four_models_answer_as_one_does(four, answer_here):
+    for seed in range(20):
+        photo = jpeg(seed)
+        answer = four.post(CLASSIFY, content=photo)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == {"name": "+".join(HEADS), "version": "1+1+1+1"}
+        assert same_labels(answer.json(), answer_here(photo))
+
+
+def test_a_batch_keeps_its_order_and_its_faults(four, answer_here):
+    photos = [jpeg(1), TRUNCATED, jpeg(2)]
+    answer = four.post(BATCH, files=[("images", photo) for photo in photos])
+    first, fault, last = answer.json()["results"]
+    assert same_labels(first, answer_here(photos[0]))
+    assert fault["status"] == 422
+    assert same_labels(last, answer_here(photos[2]))
+
+
+def test_a_photo_that_cant_be_decoded_is_the_same_problem(four):
+    assert_problem(four.post(CLASSIFY, content=TRUNCATED), 422)
+
+
+def test_the_models_are_described_as_one(four):
+    model = four.get("/v1/model").json()
+    assert list(model["heads"]) == list(HEADS)
+    assert list(model["metrics"]) == list(HEADS)
