@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate bench lock
+.PHONY: serve stop test check train evaluate bench compare lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT)
@@ -32,6 +32,10 @@ train: .venv/dev
 
 evaluate: .venv/dev
 	$(BIN)/mlc evaluate $(DATA)
+
+# One model against four: trains all five where they are missing, an hour or so, then measures.
+compare: .venv/dev
+	$(BIN)/python -m bench.one_or_four $(DATA)
 
 # Pins every dependency anew; uv is needed, and named nowhere else.
 lock:

@@ -15,7 +15,7 @@ import urllib.request
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -80,12 +80,12 @@ class Server:
                 continue
         return spent
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Proportional set size (PSS), by the name of each process."""
+    def memory_bytes(self, measure: Literal["pss", "uss"] = "pss") -> dict[str, int]:
+        """Memory by the name of each process: its proportional share (PSS), or its own (USS)."""
         used: dict[str, int] = defaultdict(int)
         for process in processes(self.port):
             try:
-                used[_name(process)] += process.memory_full_info().pss
+                used[_name(process)] += getattr(process.memory_full_info(), measure)
             except psutil.NoSuchProcess:
                 continue
         return used

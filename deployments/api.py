@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -48,7 +48,7 @@ class Classify(Protocol):
 
 def build_api(
     photos: Classify,
-    describe: Callable[[], Awaitable[dict[str, Any]]],
+    describe: Callable[[], Awaitable[Mapping[str, Any]]],
     not_ready: Callable[[], str | None],
     settings: Settings,
 ) -> Starlette:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -29,13 +29,20 @@ _RESAMPLES = 1000
 _BATCH = 256
 
 
-def measure(infer: Infer, test: DataSet, spec: Spec, seed: int = 0) -> dict[str, Any]:
+def measure(
+    infer: Infer,
+    test: DataSet,
+    spec: Spec,
+    seed: int = 0,
+    larger_px: Sequence[tuple[int, int]] = LARGER_PX,
+) -> dict[str, Any]:
     """Accuracy, top-3 accuracy and macro-F1 of every head, each with its interval.
 
     Args:
         infer: uint8 images (N, H, W, 3) -> head -> float32 (N, classes).
         test: photos that had no part in training.
         seed: of the bootstrap.
+        larger_px: widths and heights of the enlarged photos to measure on as well.
 
     Returns:
         What metrics.json holds under "heads", "intervals", "test_photos" and "larger_photos".
@@ -56,7 +63,7 @@ def measure(infer: Infer, test: DataSet, spec: Spec, seed: int = 0) -> dict[str,
         "test_photos": len(test),
         "heads": heads,
         "intervals": INTERVALS,
-        "larger_photos": _measure_larger(infer, test, spec),
+        "larger_photos": _measure_larger(infer, test, spec, larger_px),
     }
 
 
@@ -106,9 +113,11 @@ def enlarge(image: NDArray[np.uint8], width_px: int, height_px: int) -> bytes:
     return file.getvalue()
 
 
-def _measure_larger(infer: Infer, test: DataSet, spec: Spec) -> dict[str, dict[str, float]]:
+def _measure_larger(
+    infer: Infer, test: DataSet, spec: Spec, larger_px: Sequence[tuple[int, int]]
+) -> dict[str, dict[str, float]]:
     accuracy = {}
-    for width_px, height_px in LARGER_PX:
+    for width_px, height_px in larger_px:
 
         def reopened(
             image: NDArray[np.uint8], size: tuple[int, int] = (width_px, height_px)

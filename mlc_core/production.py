@@ -13,7 +13,7 @@ from typing import Any
 from mlc_core.artifact import Artifact, save_artifact
 from mlc_core.dataset import DataSet, Progress, read_dataset
 from mlc_core.errors import ArtifactError, DataSetError
-from mlc_core.evaluation import Infer, class_numbers, infer_all, measure
+from mlc_core.evaluation import LARGER_PX, Infer, class_numbers, infer_all, measure
 from mlc_core.spec import ImageSize, Spec
 from mlc_core.split import TWIN_BITS, Split, split_by_picture
 
@@ -29,34 +29,53 @@ def produce_artifact(
 ) -> Artifact:
     """Train a model on a data set, measure it on the test split, and save it.
 
-    Args:
-        artifact: directory …/NAME/VERSION.
-        recipe: mlc_core.training.Recipe.
-        run: directory of the checkpoints; a call that was killed is continued from there.
-
     Raises:
         DataSetError: the data set can't be read, or is too small to be split.
         ArtifactError: what was trained can't be saved as an artifact.
         MlcError: `run` holds something else.
     """
+    data, split = read_and_split(source, size, recipe.seed, report)
+    return train_artifact(source.stem, data, split, artifact, heads, size, recipe, run, report)
+
+
+def train_artifact(
+    data_name: str,
+    data: DataSet,
+    split: Split,
+    artifact: Path,
+    heads: Sequence[str],
+    size: ImageSize,
+    recipe: Any,
+    run: Path,
+    report: Progress = print,
+    larger_px: Sequence[tuple[int, int]] = LARGER_PX,
+) -> Artifact:
+    """As produce_artifact, of a data set that was read already.
+
+    Args:
+        artifact: directory …/NAME/VERSION.
+        recipe: mlc_core.training.Recipe.
+        run: directory of the checkpoints; a call that was killed is continued from there.
+        larger_px: widths and heights of the enlarged test photos to measure on as well.
+    """
     from mlc_core.network import multiply_adds  # noqa: PLC0415  (evaluating needs no Keras)
     from mlc_core.training import train  # noqa: PLC0415
 
-    data, split = _read(source, size, recipe.seed, report)
     classes = data.classes()
     name, version = artifact.parts[-2:]
     spec = Spec(name, version, size, {head: classes[head] for head in heads})
     training = train(data, split, spec, recipe, run, report)
     report(f"measuring on {len(split.test)} photos")
+    test = data.take(split.test)
     metrics = {
-        **measure(training.model.predict_on_batch, data.take(split.test), spec),
+        **measure(training.model.predict_on_batch, test, spec, larger_px=larger_px),
         "network": {
             "multiply_adds": multiply_adds(training.model),
             "parameters": training.model.count_params(),
         },
         "training": {
             "data": {
-                "name": source.stem,
+                "name": data_name,
                 "photos": len(data),
                 "rows_skipped": dict(data.skipped),
                 "train_photos": len(split.train),
@@ -127,7 +146,7 @@ def measure_artifact(
 def _read_again(artifact: Artifact, source: Path, report: Progress) -> tuple[DataSet, Split]:
     """The data set a model was trained on, split as it was then."""
     trained = artifact.metrics["training"]
-    data, split = _read(source, artifact.spec.image, trained["split"]["seed"], report)
+    data, split = read_and_split(source, artifact.spec.image, trained["split"]["seed"], report)
     if len(data) != trained["data"]["photos"]:
         raise DataSetError(
             f"{source} has {len(data)} usable photos, the model was trained on a data set of "
@@ -136,7 +155,14 @@ def _read_again(artifact: Artifact, source: Path, report: Progress) -> tuple[Dat
     return data, split
 
 
-def _read(source: Path, size: ImageSize, seed: int, report: Progress) -> tuple[DataSet, Split]:
+def read_and_split(
+    source: Path, size: ImageSize, seed: int, report: Progress = print
+) -> tuple[DataSet, Split]:
+    """A data set, and which of its photos are to train, to validate and to test on.
+
+    Raises:
+        DataSetError: it can't be read, or is too small to be split.
+    """
     report(f"reading {source}")
     data = read_dataset(source, size, report)
     report(f"splitting {len(data)} photos by picture")

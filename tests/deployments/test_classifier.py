@@ -183,8 +183,7 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
     merged = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
     whole = await Preprocessor([Handle(classifier)], Settings()).classify(group)
     assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]
-    for several, one in zip(merged[:2], whole[:2], strict=True):
-        several, one = json.loads(several), json.loads(one)
+    for several, one in zip(map(json.loads, merged[:2]), map(json.loads, whole[:2]), strict=True):
         assert several["model"]["name"] == "+".join(HEADS)
         assert list(several["labels"]) == list(one["labels"])
         for head, label in one["labels"].items():

@@ -21,7 +21,7 @@ def model(name, *heads, precision="int8"):
         "precision": precision,
         "image": {"height_px": 80, "width_px": 60},
         "heads": {head: ["a", "b"] for head in heads},
-        "metrics": {"heads": dict.fromkeys(heads, {})},
+        "metrics": {"heads": {head: {} for head in heads}},
     }
 
 

@@ -55,7 +55,9 @@ def test_the_four_model_way_differs_in_its_classifiers_alone(four_models):
     own = {"name", "ray_actor_options", "user_config"}
     for deployment in deployments.values():
         config = parse(ClassifierConfig, deployment["user_config"])
-        assert config == parse(ClassifierConfig, classifier["user_config"] | {"model": config.model})
+        assert config == parse(
+            ClassifierConfig, classifier["user_config"] | {"model": config.model}
+        )
         assert {k: v for k, v in deployment.items() if k not in own} == {
             k: v for k, v in classifier.items() if k not in own
         }

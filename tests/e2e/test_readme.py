@@ -21,6 +21,7 @@ ELSEWHERE = {
     "ray start --head": "tests/e2e/test_serve_cli.py",
     "serve deploy serve_config.yaml": "tests/e2e/test_serve_cli.py",
     "make train DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
+    "make compare DATA=path/to/fashion.zip": "tests/e2e/test_compare.py",
     "make evaluate DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
 }
 

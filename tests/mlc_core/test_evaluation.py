@@ -83,8 +83,7 @@ def test_who_is_always_right_scores_1(oracle, data, spec):
     )
 
 
-def test_who_always_says_the_same_scores_that_class_share(data, spec, monkeypatch):
-    monkeypatch.setattr("mlc_core.evaluation.LARGER_PX", ())
+def test_who_always_says_the_same_scores_that_class_share(data, spec):
 
     def infer(images):
         return {
@@ -92,7 +91,7 @@ def test_who_always_says_the_same_scores_that_class_share(data, spec, monkeypatc
             for head, classes in spec.heads.items()
         }
 
-    metrics = measure(infer, data, spec)["heads"]["color"]
+    metrics = measure(infer, data, spec, larger_px=())["heads"]["color"]
     share_of = [(data.labels["color"] == name).mean() for name in spec.heads["color"]]
     assert metrics["accuracy"]["value"] == pytest.approx(share_of[0], abs=1e-4)
     assert metrics["top_3_accuracy"]["value"] == pytest.approx(sum(share_of[:3]), abs=1e-4)
@@ -100,11 +99,10 @@ def test_who_always_says_the_same_scores_that_class_share(data, spec, monkeypatc
     assert low < metrics["accuracy"]["value"] < high
 
 
-def test_a_label_the_model_has_no_class_for_counts_as_wrong(data, spec, oracle, monkeypatch):
-    monkeypatch.setattr("mlc_core.evaluation.LARGER_PX", ())
+def test_a_label_the_model_has_no_class_for_counts_as_wrong(data, spec, oracle):
     labels = {**data.labels, "color": np.array(["Chartreuse", *data.labels["color"][1:]])}
     strange = type(data)(data.ids, data.images, labels, {})
-    accuracy = measure(oracle, strange, spec)["heads"]["color"]["accuracy"]["value"]
+    accuracy = measure(oracle, strange, spec, larger_px=())["heads"]["color"]["accuracy"]["value"]
     assert accuracy == pytest.approx(1 - 1 / len(data), abs=1e-4)
 
 

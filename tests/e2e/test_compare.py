@@ -1,0 +1,56 @@
+"""`make compare`, in small: five models trained on drawn photos, both ways served and measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from services import PROJECT, environment
+
+from mlc_core.spec import HEADS
+from samples.garments import write_dataset
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of the report, and the line of JSON."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_dataset(folder / "drawn", photos_each=6)
+    command = [sys.executable, "-m", "bench.one_or_four", folder / "drawn", "--models",
+               folder / "models", "--out", folder, "--epochs", "1", "--rounds", "1",
+               "--seconds", "1"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=600,
+        check=True,
+    )  # fmt: skip
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_both_ways_are_measured_and_answer_every_photo(compared):
+    figures = compared[1]["figures"]
+    for way in ("one", "four"):
+        assert figures["64 connections: photos/s"][way] > 0
+        assert figures["failures"][way] == 0
+    for cost in ("CPU seconds a thousand photos", "of which not shared: MB (USS)",
+                 "one photo under predict: ms"):  # fmt: skip
+        assert figures[cost]["four"] > figures[cost]["one"]
+
+
+def test_every_head_is_compared_on_the_same_photos(compared):
+    rows = compared[1]["accuracy"]
+    assert [row["head"] for row in rows] == list(HEADS)
+    for row in rows:
+        assert 0 <= row["p"] <= 1
+        for key in ("accuracy one", "accuracy four", "macro_f1 one", "macro_f1 four"):
+            assert row[key]["low"] <= row[key]["value"] <= row[key]["high"]
+
+
+def test_the_report_has_its_tables_and_pictures(compared):
+    folder = compared[0]
+    text = (folder / "one-model-or-four.md").read_text()
+    for head in HEADS:
+        assert f"| {head} |" in text
+    assert "| 64 connections: photos/s |" in text
+    for picture in ("accuracy", "cost"):
+        assert f"(one-or-four/{picture}.png)" in text
+        assert (folder / f"one-or-four/{picture}.png").stat().st_size > 10_000
