@@ -158,7 +158,7 @@ def train(
     batches = Batches(data.take(split.train), spec, recipe, training=True)
     model = _begin(spec, recipe, len(batches)) if not (run / _LAST).exists() else None
     if model is None:
-        model = keras.saving.load_model(run / _LAST)
+        model = _load(run / _LAST)
         report(f"going on after epoch {len(_read_state(run))}")
     checkpoint = _Checkpoint(run, recipe, batches, report)
     batches.epoch = len(checkpoint.history)  # Keras looks at a batch before the epoch begins
@@ -174,6 +174,11 @@ def train(
         )
     model = _averaged(spec, run, data.images[split.train], recipe.seed)
     return Training(model, checkpoint.history)
+
+
+def _load(checkpoint: Path) -> Any:
+    # On PyTorch Keras writes down an optimizer class that other backends can't import.
+    return keras.saving.load_model(checkpoint, custom_objects={"AdamW": keras.optimizers.AdamW})
 
 
 def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
@@ -214,7 +219,7 @@ def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
 
 def _averaged(spec: Spec, run: Path, images: NDArray[np.uint8], seed: int) -> Any:
     """The best epoch's averaged weights, in a float32 network that is not compiled."""
-    best = keras.saving.load_model(run / _BEST)
+    best = _load(run / _BEST)
     best.optimizer.finalize_variable_values(best.trainable_variables)
     model = MultiHeadNetwork(spec).build_model()
     model.set_weights(best.get_weights())
