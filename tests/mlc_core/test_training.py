@@ -1,6 +1,8 @@
 """Training: it learns, survives a kill, stops in time, and varies pictures but not labels."""
 
 import json
+import shutil
+import zipfile
 from dataclasses import replace
 
 import keras
@@ -63,6 +65,22 @@ def resumed(killed, data, split, one_head):
     lines = []
     training = train(data, split, one_head, QUICK, killed[0], lines.append)
     return training, lines
+
+
+def test_a_run_that_began_on_pytorch_goes_on_here(killed, data, split, one_head, tmp_path):
+    run = shutil.copytree(killed[0], tmp_path / "run")
+    for name in ("last.keras", "best.keras"):
+        with zipfile.ZipFile(killed[0] / name) as here, zipfile.ZipFile(run / name, "w") as there:
+            for member in here.namelist():
+                content = here.read(member)
+                if member == "config.json":  # as Keras writes it there
+                    config = json.loads(content)
+                    optimizer = config["compile_config"]["optimizer"]
+                    optimizer["module"] = "keras.src.backend.torch.optimizers.torch_adamw"
+                    optimizer["registered_name"] = "AdamW"
+                    content = json.dumps(config).encode()
+                there.writestr(member, content)
+    assert len(train(data, split, one_head, QUICK, run, lambda _: None).history) == 2
 
 
 def test_it_learns_every_head(data, split, spec, tmp_path):
