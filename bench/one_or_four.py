@@ -15,23 +15,23 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from scipy.stats import binomtest
 
 from bench.load import ClosedLoop
 from bench.one_or_four_report import write_report
-from bench.servers import Server, machine
+from bench.servers import Server, elsewhere, machine
 from deployments.settings import PROJECT
 from mlc_core.artifact import Artifact, load_artifact
 from mlc_core.dataset import DataSet
 from mlc_core.engine import Images, Precision, Probabilities, load_engine
 from mlc_core.errors import ArtifactError
-from mlc_core.evaluation import class_numbers, infer_all
+from mlc_core.evaluation import class_numbers, infer_all, measure
 from mlc_core.production import read_and_split, train_artifact
 from mlc_core.spec import HEADS, ImageSize
 from samples.photos import small_photos
@@ -57,21 +57,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=PROJECT / "docs", help="of the report")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    models, test = _train(args.data, args.models.resolve(), args.epochs, args.precision)
-    precision: Precision = (
-        "int8" if all(m.int8_path.exists() for m in models.values()) else "float32"
-    )
-    predicts = _load_plainly(models)
+    models, test = elsewhere(_train, args.data, args.models.resolve(), args.epochs, args.precision)
+    quantized = all(model.int8_path.exists() for model in models.values())
+    precision: Precision = "int8" if quantized else "float32"
+    accuracy = elsewhere(_accuracies, models, precision, test)
     figures: Figures = defaultdict(lambda: defaultdict(list))
     for number in range(1, args.rounds + 1):
-        _say(f"round {number} of {args.rounds}: engines alone")
-        _engines(figures, models, precision, test.images[:256], args.seconds)
-        _say(f"round {number} of {args.rounds}: one photo under predict")
-        _predict(figures, predicts, test.images[:20])
-        for way in WAYS:
+        ways = WAYS if number % 2 else WAYS[::-1]  # neither is always the first
+        _say(f"round {number} of {args.rounds}: in one process")
+        bare = elsewhere(_in_process, ways, models, precision, test.images[:256], args.seconds)
+        for way in ways:
+            for figure, value in bare[way].items():
+                figures[figure][way].append(value)
             _say(f"round {number} of {args.rounds}: serving {way}")
             _served(figures, way, models, precision, args.seconds)
-    accuracy = _accuracies(models, test)
     report = write_report(args.out, models, accuracy, figures, precision, machine())
     _say(f"wrote {report}")
     medians = {f: {w: statistics.median(v) for w, v in ways.items()} for f, ways in figures.items()}
@@ -111,11 +110,12 @@ def _train(
                 (),
             )
         models[name] = load_artifact(path)
-        trained = models[name].metrics["training"]["recipe"]
-        if (trained["epochs"], trained["precision"]) != (epochs, precision):
+        trained = models[name].metrics["training"]
+        asked = {"name": source.stem, "photos": len(data), "train_photos": len(split.train)}
+        if trained["recipe"] != asdict(recipe) or not asked.items() <= trained["data"].items():
             raise ArtifactError(
-                f"{path} was trained for {trained['epochs']} epochs in {trained['precision']}; "
-                "ask for that, or remove it to train it again"
+                f"{path} was trained on {trained['data']} by {trained['recipe']}; "
+                "ask for just that, or remove it to train it again"
             )
     return models, data.take(split.test)
 
@@ -124,33 +124,36 @@ def _ways(each: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {"one": [each[ONE]], "four": [each[head] for head in HEADS]}
 
 
-def _accuracies(models: Mapping[str, Artifact], test: DataSet) -> list[dict[str, Any]]:
+def _accuracies(
+    models: Mapping[str, Artifact], precision: Precision, test: DataSet
+) -> list[dict[str, Any]]:
     """A row a head: accuracy and macro-F1 both ways, and McNemar's exact test on the same photos.
 
     The test is two-sided binomial on the photos that just one of the two is right on (McNemar
     1947, Psychometrika 12:153).
     """
-    infer = {name: load_engine("onnxruntime", m, threads=0).infer for name, m in models.items()}
-    one = infer_all(infer[ONE], test.images)
+    engines = {
+        name: load_engine("onnxruntime", model, threads=0, precision=precision)
+        for name, model in models.items()
+    }
+    measured = {
+        name: measure(engine.infer, test, models[name].spec, larger_px=())["heads"]
+        for name, engine in engines.items()
+    }
+    guessed = {name: infer_all(engine.infer, test.images) for name, engine in engines.items()}
     rows = []
     for head in HEADS:
         truth = class_numbers(test.labels[head], models[ONE].spec.heads[head])
-        right = [
-            np.asarray(probabilities.argmax(axis=1) == truth)
-            for probabilities in (one[head], infer_all(infer[head], test.images)[head])
-        ]
-        only_one, only_four = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        one, four = (guessed[name][head].argmax(axis=1) == truth for name in (ONE, head))
+        only_one, only_four = int((one & ~four).sum()), int((four & ~one).sum())
         discordant = only_one + only_four
-        p = binomtest(only_one, discordant).pvalue if discordant else 1.0
-        measured = [models[name].metrics["heads"][head] for name in (ONE, head)]
-        rows.append(
-            {
-                "head": head,
-                **{f"{key} {way}": m[key] for key in ("accuracy", "macro_f1")
-                   for way, m in zip(WAYS, measured, strict=True)},
-                "only one right": only_one, "only four right": only_four, "p": round(float(p), 4),
-            }
-        )  # fmt: skip
+        row: dict[str, Any] = {"head": head}
+        for way, name in zip(WAYS, (ONE, head), strict=True):
+            row[f"accuracy {way}"] = measured[name][head]["accuracy"]
+            row[f"macro_f1 {way}"] = measured[name][head]["macro_f1"]
+        row["only one right"], row["only four right"] = only_one, only_four
+        row["p"] = float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
+        rows.append(row)
     return rows
 
 
@@ -158,45 +161,44 @@ def _merged(infers: Sequence[Callable[[Images], Probabilities]], images: Images)
     return {head: p for infer in infers for head, p in infer(images).items()}
 
 
-def _engines(
-    figures: Figures, models: Mapping[str, Artifact], precision: Precision, images: Images, s: float
-) -> None:
-    """Images a second of ONNX Runtime on one thread, in batches of 32."""
+def _in_process(
+    ways: Sequence[str], models: Mapping[str, Artifact], precision: Precision, images: Images,
+    seconds: float,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Without a service: ONNX Runtime on one thread in batches of 32, and Keras' `predict`.
+
+    Returns:
+        way -> figure -> value.
+    """
+    import keras  # noqa: PLC0415  (it takes seconds)
+
     engines = {
         name: load_engine("onnxruntime", model, precision=precision).infer
         for name, model in models.items()
     }
-    for way, infers in _ways(engines).items():
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < s / 2:
-            at = count % len(images)
-            count += len(_merged(infers, images[at : at + 32])["color"])
-        rate = count / (time.perf_counter() - began)
-        figures["engines alone: images/s"][way].append(rate)
-
-
-def _load_plainly(models: Mapping[str, Artifact]) -> dict[str, Callable[[Images], Probabilities]]:
-    """The `model.predict` of each Keras model."""
-    import keras  # noqa: PLC0415  (it takes seconds)
-
-    return {
+    predicts = {
         name: partial(keras.saving.load_model(model.keras_path, compile=False).predict, verbose=0)
         for name, model in models.items()
     }
-
-
-def _predict(
-    figures: Figures, predicts: Mapping[str, Callable[[Images], Probabilities]], images: Images
-) -> None:
-    """The plainest form: `model.predict` of one photo, in one Keras model or in four."""
-    for way, infers in _ways(predicts).items():
-        _merged(infers, images[:1])  # traces
+    figures: dict[str, dict[str, float]] = {}
+    for way in ways:
+        infers, plainly = _ways(engines)[way], _ways(predicts)[way]
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            at = count % len(images)
+            count += len(_merged(infers, images[at : at + 32])["color"])
+        rate = count / (time.perf_counter() - began)
+        _merged(plainly, images[:1])  # traces
         took_s = []
-        for image in images:
+        for image in images[:30]:
             began = time.perf_counter()
-            _merged(infers, image[None])
+            _merged(plainly, image[None])
             took_s.append(time.perf_counter() - began)
-        figures["one photo under predict: ms"][way].append(1e3 * statistics.median(took_s))
+        figures[way] = {
+            "engines alone: images/s": rate,
+            "one photo under predict: ms": 1e3 * statistics.median(took_s),
+        }
+    return figures
 
 
 def _config(way: str, models: Mapping[str, Artifact], precision: Precision) -> dict[str, Any]:

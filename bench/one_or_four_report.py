@@ -133,7 +133,7 @@ def _accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines += [
         f"| {row['head']} | {' | '.join(cell(row[key]) for key in keys)} "
-        f"| {row['only one right']} | {row['only four right']} | {row['p']:.2g} |"
+        f"| {row['only one right']} | {row['only four right']} | {_p(row['p'])} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -203,6 +203,10 @@ def _draw_cost(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     axes.axvline(1, color="C0")
     axes.set_title("Four models, where one model is 1 (the line)")
     return figure
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
 def _lead(row: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -16,15 +17,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from deployments import body, problems
-from deployments.errors import MalformedRequest, RequestError, ServiceError
+from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
 from deployments.messages import Answer
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
 from mlc_core.labels import MAX_TOP_K, Choice
+
+logger = logging.getLogger("ray.serve")
 
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
@@ -125,6 +129,10 @@ class _OnePhoto:
         try:
             choice = _choice(request)
             photo = await body.one_photo(request, settings.limits, settings.upload_timeout_s)
+            # uvicorn stopped reading a body this long, and learns that a client left only when it
+            # reads on, which asking makes it do.
+            if len(photo) > HIGH_WATER_LIMIT // 2 and _hung_up(receive):
+                raise ClientLeft("the client left before its photo was queued")
             answer = await self._photos.classify(photo, choice, partial(_hung_up, receive))
         except Exception as error:  # whatever it is, the client gets its problem details
             await problems.answer(error, request, settings.retry_after_s)(scope, receive, send)
@@ -155,6 +163,9 @@ def _hung_up(receive: Receive) -> bool:
         message.send(None)  # type: ignore[attr-defined]  # an Awaitable to ASGI, a coroutine to uvicorn
     except StopIteration as answer:
         return bool(answer.value["type"] == "http.disconnect")
+    except Exception:  # a connection that can't be read any more has nobody at its end
+        logger.exception("a client can't be asked whether it is there")
+        return True
     message.close()  # type: ignore[attr-defined]
     return False
 

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ShuttingDown
 
@@ -23,6 +23,8 @@ Answer = TypeVar("Answer")
 # Whoever waits is woken a few a turn of the loop: all at once, their work would hold up the call
 # of the batch that starts next.
 _ANSWERS_A_TURN = 4
+# A batch that runs for longer than this no longer holds back a smaller one beside it.
+_PATIENCE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class _Waiting(Generic[Item]):
     client_left: Callable[[], bool]
 
 
+class _Running(NamedTuple):
+    items: int
+    since: float
+
+
 class Batcher(Generic[Item, Answer]):
     """Runs items in batches, first come, first served; every item gets its own answer or error.
 
@@ -76,7 +83,7 @@ class Batcher(Generic[Item, Answer]):
         self._observe = observe
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Answer], _Waiting[Item]] = OrderedDict()
-        self._in_flight: list[int] = []  # items of each batch that runs
+        self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches that run or are being answered
         self._wake_up: asyncio.Handle | None = None
         self._closed = False
@@ -146,22 +153,25 @@ class Batcher(Generic[Item, Answer]):
         """Whether a slot is free, and enough wait to fill their share of the slots.
 
         Were a batch to start with less beside others, it would be a crumb: the first few of the
-        items that follow the answers just given, at the price of a whole batch.
+        items that follow the answers just given, at the price of a whole batch. One that hangs
+        counts no longer, so that what waits beside it is not held up.
         """
         others = self._bounds.in_flight - 1
         if not self._waiting or len(self._in_flight) > others:
             return False
-        waiting = len(self._waiting)
-        return waiting >= self._bounds.items or waiting * others >= sum(self._in_flight)
+        waiting, lately = len(self._waiting), self._clock() - _PATIENCE_S
+        beside = sum(running.items for running in self._in_flight if running.since > lately)
+        return waiting >= self._bounds.items or waiting * others >= beside
 
     def _start(self) -> None:
         self._wake_up = None
         while self._may_start():
             batch = self._take()
             if batch:
-                self._in_flight.append(len(batch))
+                running = _Running(len(batch), self._clock())
+                self._in_flight.append(running)
                 task = asyncio.get_running_loop().create_task(
-                    self._run_batch(batch), context=contextvars.Context()
+                    self._run_batch(batch, running), context=contextvars.Context()
                 )
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard, context=contextvars.Context())
@@ -190,9 +200,12 @@ class Batcher(Generic[Item, Answer]):
             self._observe(len(batch), waited_s)
         return batch
 
-    async def _run_batch(self, batch: list[tuple[asyncio.Future[Answer], Item]]) -> None:
+    async def _run_batch(
+        self, batch: list[tuple[asyncio.Future[Answer], Item]], running: _Running
+    ) -> None:
         """Run a batch, free its slot, answer its items; on whatever way it ends, none is left."""
         answers: Sequence[Answer | Exception]
+        patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._start)
         try:
             try:
                 answers = await self._run([item for _, item in batch])
@@ -201,7 +214,8 @@ class Batcher(Generic[Item, Answer]):
             except Exception as error:  # whoever waits for an answer is told what became of it
                 answers = [error] * len(batch)
             finally:
-                self._in_flight.remove(len(batch))
+                patience.cancel()
+                self._in_flight.remove(running)
                 self._start()
             for number, ((future, _), answer) in enumerate(zip(batch, answers, strict=True), 1):
                 if future.done():  # its client left meanwhile

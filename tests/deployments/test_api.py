@@ -225,7 +225,8 @@ async def test_the_contract_lists_every_route(client):
     }  # fmt: skip
 
 
-async def test_whether_the_client_left_is_known_when_its_photos_turn_comes():
+@pytest.mark.parametrize("size_bytes", [1, 200_000])  # uvicorn stops reading at 64 KiB
+async def test_whether_the_client_left_is_known_when_its_photos_turn_comes(size_bytes):
     """On a real server and a real connection: what is asked is uvicorn's own receive."""
     at_its_turn = asyncio.Queue()
 
@@ -237,7 +238,7 @@ async def test_whether_the_client_left_is_known_when_its_photos_turn_comes():
     async def describe():
         return {}
 
-    app = build_api(Waiting(), describe, lambda: None, SETTINGS)
+    app = build_api(Waiting(), describe, lambda: None, Settings())
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):
@@ -245,12 +246,14 @@ async def test_whether_the_client_left_is_known_when_its_photos_turn_comes():
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: {size_bytes}\r\n\r\n"
+        writer.write(head.encode() + b"x" * size_bytes)
         client_left = await at_its_turn.get()
         assert not client_left()
         assert not client_left()  # to ask changes nothing
         writer.close()
-        while not client_left():
+        while server.server_state.connections:
             await asyncio.sleep(0.01)
+        assert client_left()
     server.force_exit = server.should_exit = True
     await serving

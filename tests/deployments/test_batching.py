@@ -85,6 +85,17 @@ async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
     assert engine.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+async def test_what_waits_beside_a_batch_that_hangs_is_not_held_up():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(8)]
+    await until(lambda: engine.batches)
+    futures.append(batcher.submit("few"))
+    await until(lambda: engine.batches[1:] == [["few"]])
+    engine.gate.set()
+    await asyncio.gather(*futures)
+
+
 async def test_a_full_batch_need_not_be_as_large_as_all_that_run():
     engine = Engine(open_gate=False)
     batcher = Batcher(engine.run, Bounds(items=2, size_bytes=1000, in_flight=2, waiting=100))
