@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from services import PROJECT, environment
+from services import Running
 
 from mlc_core.spec import HEADS
 from samples.garments import write_dataset
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +18,18 @@ def compared(tmp_path_factory):
     """The folder of the report, and the line of JSON."""
     folder = tmp_path_factory.mktemp("compared")
     write_dataset(folder / "drawn", photos_each=6)
-    command = [sys.executable, "-m", "bench.one_or_four", folder / "drawn", "--models",
-               folder / "models", "--out", folder, "--epochs", "1", "--rounds", "1",
+    command = [sys.executable, "-m", "bench.one_or_four", str(folder / "drawn"), "--models",
+               str(folder / "models"), "--out", str(folder), "--epochs", "1", "--rounds", "1",
                "--seconds", "1"]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=600,
-        check=True,
-    )  # fmt: skip
-    return folder, json.loads(done.stdout.splitlines()[-1])
+    comparing = Running(command, folder / "output")
+    try:
+        assert comparing.wait(600) == 0, comparing.output
+    except subprocess.TimeoutExpired:
+        comparing.press_ctrl_c()  # so that it stops the service it measures
+        comparing.wait()
+        raise
+    (line,) = [line for line in comparing.output.splitlines() if line.startswith('{"machine"')]
+    return folder, json.loads(line)
 
 
 def test_both_ways_are_measured_and_answer_every_photo(compared):
