@@ -44,8 +44,8 @@ class RequestHeaders:
 class OneWrite:
     """Has uvicorn send the head of a photo's answer together with its body.
 
-    It writes them one after the other, two system calls here and two segments for the proxy: a
-    twelfth of what a photo costs at 64 connections.
+    It writes them one after the other, two system calls here and two segments for the proxy, which
+    is up to a twelfth of what a photo costs (docs/LOG.md).
     """
 
     def __init__(self, app: ASGIApp) -> None:
