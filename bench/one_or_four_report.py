@@ -203,7 +203,7 @@ def _draw_accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(rows)), [row["head"] for row in rows])
     axes.set_ylim(0, 105)
     axes.set_title("Accuracy on the test split, %, with 95% intervals")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
