@@ -3,9 +3,9 @@
 import httpx
 import pytest
 import yaml
+from contract import BATCH, CLASSIFY, assert_problem, same_labels
 from photos import TRUNCATED, jpeg
 from services import PROJECT, Service
-from test_contract import BATCH, CLASSIFY, assert_problem, same_labels
 
 from mlc_core.spec import HEADS
 

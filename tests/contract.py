@@ -1,0 +1,28 @@
+"""What every answer over HTTP is checked by."""
+
+import httpx
+
+from mlc_core.spec import HEADS
+
+CLASSIFY, BATCH = "/v1/classify", "/v1/classify/batch"
+PROBLEM = "application/problem+json"
+
+
+def same_labels(one: dict, other: dict) -> bool:
+    """Equal but for what a float may lose in a batch of another size."""
+    return one["labels"].keys() == other["labels"].keys() and all(
+        one["labels"][head]["label"] == other["labels"][head]["label"]
+        and abs(one["labels"][head]["confidence"] - other["labels"][head]["confidence"]) < 1e-3
+        for head in HEADS
+    )
+
+
+def assert_problem(response: httpx.Response, status: int) -> dict:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail", "request_id"}
+    assert problem["status"] == status
+    assert problem["detail"]
+    assert response.headers.get_list("x-request-id") == [problem["request_id"]]
+    return problem
