@@ -44,8 +44,7 @@ class RequestHeaders:
 class OneWrite:
     """Has uvicorn send the head of a photo's answer together with its body.
 
-    It writes them one after the other, two system calls here and two segments for the proxy, which
-    is up to a twelfth of what a photo costs (docs/LOG.md).
+    It writes them one after the other: two system calls here, two segments for the proxy.
     """
 
     def __init__(self, app: ASGIApp) -> None:
