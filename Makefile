@@ -33,7 +33,7 @@ train: .venv/dev
 evaluate: .venv/dev
 	$(BIN)/mlc evaluate $(DATA)
 
-# One model against four: trains all five where they are missing, an hour or so, then measures.
+# One model against four: trains all five where they are missing, some hours, then measures.
 compare: .venv/dev
 	$(BIN)/python -m bench.one_or_four $(DATA)
 

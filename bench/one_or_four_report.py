@@ -31,7 +31,6 @@ def write_report(
     out: Path,
     models: Mapping[str, Artifact],
     accuracy: Sequence[Mapping[str, Any]],
-    longer: Mapping[str, Any] | None,
     figures: Mapping[str, Mapping[str, Sequence[float]]],
     precision: str,
     machine: Mapping[str, Any],
@@ -41,8 +40,6 @@ def write_report(
     Args:
         models: name -> model; the first is the one for all heads.
         accuracy: a row a head.
-        longer: "rows", the same with the shipped model as the one, and the "epochs" it was trained
-            for; None where it was trained on another data set.
         figures: figure -> "one" or "four" -> a value a round.
 
     Returns:
@@ -54,16 +51,14 @@ def write_report(
         _draw_accuracy(accuracy).savefig(pictures / "accuracy.png", dpi=110)
         _draw_cost(figures).savefig(pictures / "cost.png", dpi=110)
     report = out / "one-model-or-four.md"
-    report.write_text(
-        _text(models, accuracy, longer, figures, precision, machine), encoding="utf-8"
-    )
+    text = _text(models, accuracy, figures, precision, machine)
+    report.write_text(text, encoding="utf-8")
     return report
 
 
 def _text(
     models: Mapping[str, Artifact],
     accuracy: Sequence[Mapping[str, Any]],
-    longer: Mapping[str, Any] | None,
     figures: Mapping[str, Mapping[str, Sequence[float]]],
     precision: str,
     machine: Mapping[str, Any],
@@ -82,8 +77,7 @@ Written by `make compare DATA=…`, which trains the five models, measures both 
 - **Four**: the same network class with one branch each; trunk and branch have the same widths.
 
 All five were trained from scratch on the same {data["train_photos"]} photos, with one recipe and one
-seed, for {recipe["epochs"]} epochs each ({recipe["precision"]}). That is a budget for comparing, not the
-shipped model's: that one was trained longer. They are served in {precision} by the same ingress and
+seed, for {recipe["epochs"]} epochs each ({recipe["precision"]}). They are served in {precision} by the same ingress and
 preprocessor (`serve_config.yaml`, `serve_config.four_models.yaml`); with four, the preprocessor sends
 each group to four classifiers at once and merges their answers.
 
@@ -96,7 +90,7 @@ On the same {one.metrics["test_photos"]} test photos, none of which, nor a twin,
 
 {_verdict(accuracy)} McNemar's exact test on the photos that just one of the two is right on;
 intervals are 95% (Wilson; macro-F1: bootstrap).
-{_longer(longer)}
+
 ![Accuracy a head](one-or-four/accuracy.png)
 
 ## Speed and cost
@@ -130,20 +124,6 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         f"Significantly better than a model of its own (p < 0.05): {named(1) or 'no head'}. "
         f"Significantly worse: {named(-1) or 'no head'}."
     )
-
-
-def _longer(longer: Mapping[str, Any] | None) -> str:
-    if longer is None:
-        return ""
-    return f"""
-At the same number of epochs, four models get four times the training. The shipped model is the one
-network trained for {longer["epochs"]} epochs, on the same split (its weights averaged over more steps); against the
-same four:
-
-{_accuracy_table(longer["rows"])}
-
-{_verdict(longer["rows"])}
-"""
 
 
 def _accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
