@@ -55,6 +55,8 @@ class Running:
 
     def __init__(self, command: list[str], output: Path, env: dict[str, str] | None = None) -> None:
         self._output = output
+        # A shell that runs the tests in its background has them ignore Ctrl-C, and all they start.
+        command = ["env", "--default-signal=INT", *command]
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
