@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from deployments import body, problems
 from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
+from deployments.exposition import exposition
 from deployments.messages import Answer
+from deployments.metrics import REQUEST_S, STAGE_S, record
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.settings import Settings
@@ -100,17 +104,19 @@ def build_api(
         return problems.answer(error, request, settings.retry_after_s)
 
     one_photo = _OnePhoto(photos, settings)
+    routes = [
+        Route("/", show_page),
+        Route(ONE_PHOTO, one_photo, methods=["POST"]),
+        Route("/v1/classify/batch", classify_batch, methods=["POST"]),
+        Route("/v1/model", model),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/openapi.json", show_contract),
+        *([Route("/metrics", _metrics)] if settings.metrics_endpoint else []),
+    ]
     return _Api(
         one_photo,
-        routes=[
-            Route("/", show_page),
-            Route(ONE_PHOTO, one_photo, methods=["POST"]),
-            Route("/v1/classify/batch", classify_batch, methods=["POST"]),
-            Route("/v1/model", model),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/openapi.json", show_contract),
-        ],
+        routes=routes,
         exception_handlers=dict.fromkeys(
             (RequestError, PhotoFault, ServiceError, HTTPException, ClientDisconnect, Exception),
             refuse,
@@ -127,8 +133,9 @@ class _OnePhoto:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, settings = Request(scope, receive), self._settings
         try:
-            choice = _choice(request)
+            choice, began = _choice(request), time.monotonic()
             photo = await body.one_photo(request, settings.limits, settings.upload_timeout_s)
+            record(STAGE_S, time.monotonic() - began, stage="read")
             # uvicorn stopped reading a body this long, and learns that a client left only when it
             # reads on, which asking makes it do.
             if len(photo) > HIGH_WATER_LIMIT // 2 and _hung_up(receive):
@@ -148,12 +155,33 @@ class _Api(Starlette):
     def __init__(self, one_photo: _OnePhoto, **routes_and_handlers: Any) -> None:
         super().__init__(**routes_and_handlers)
         self._one_photo = one_photo
+        self._paths = {route.path for route in self.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == ONE_PHOTO and scope["method"] == "POST":
-            await self._one_photo(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+            return
+        began, path, status = time.monotonic(), scope["path"], 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if path == ONE_PHOTO and scope["method"] == "POST":
+                await self._one_photo(scope, receive, send_and_note)
+            else:
+                await super().__call__(scope, receive, send_and_note)
+        finally:
+            # Any other path is a name that somebody made up.
+            route = path if path in self._paths else "other"
+            record(REQUEST_S, time.monotonic() - began, route=route, status=f"{status:d}")
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(await exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _hung_up(receive: Receive) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,20 @@ from numpy.typing import NDArray
 from deployments.batching import Batcher
 from deployments.errors import WrongImageSize
 from deployments.messages import Answer, Images, deadline
-from deployments.metrics import batch_observer
+from deployments.metrics import (
+    BUSY_S,
+    MODEL,
+    MODEL_LOAD_S,
+    MODEL_WARM_UP_S,
+    PERIOD_S,
+    STAGE_S,
+    UPDATE_STUCK,
+    UPDATES,
+    WAITING,
+    Predictions,
+    batch_observer,
+    record,
+)
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import Artifact, load_artifact
 from mlc_core.engine import Engine, load_engine
@@ -28,6 +42,9 @@ class _Model(NamedTuple):
     engine: Engine
     labeller: Labeller
     config: ClassifierConfig
+    predictions: Predictions
+    load_s: float
+    warm_up_s: float
 
 
 class _Item(NamedTuple):
@@ -46,6 +63,10 @@ class Classifier:
         self._threads = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="engine")
         self._reconfiguring = asyncio.Lock()
         self._model: _Model | None = None
+        self._update_stuck = False
+        self._background = asyncio.get_running_loop().create_task(
+            self._export(), context=contextvars.Context()
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the model that serve_config.yaml names; the one in service answers meanwhile.
@@ -57,13 +78,32 @@ class Classifier:
         async with self._reconfiguring:
             try:
                 self._model = await asyncio.to_thread(_load, user_config)
+                self._update_stuck = False
+                record(UPDATES, 1, outcome="loaded")
             except Exception:
+                self._update_stuck = True
+                record(UPDATES, 1, outcome="refused")
                 if self._model is None:
                     raise
                 logger.exception(
                     "model update refused, version %s stays in service",
                     self._model.artifact.spec.version,
                 )
+
+    async def _export(self) -> None:
+        """What is exported by the clock, until cancelled.
+
+        Gauges too: Ray exports one only while it is being set.
+        """
+        while True:
+            record(WAITING, self._batcher.waiting, queue="images")
+            record(UPDATE_STUCK, self._update_stuck)
+            if self._model is not None:
+                record(MODEL, 1, **_identity(self._model))
+                record(MODEL_LOAD_S, self._model.load_s)
+                record(MODEL_WARM_UP_S, self._model.warm_up_s)
+                self._model.predictions.export()
+            await asyncio.sleep(PERIOD_S)
 
     async def classify(self, images: Images) -> list[Answer]:
         """Answer each image of a group, in its order."""
@@ -113,8 +153,25 @@ class Classifier:
 
 
 def _answer(model: _Model, items: list[_Item]) -> list[bytes]:
+    began = time.monotonic()
     probabilities = model.engine.infer(np.stack([item.image for item in items]))
-    return model.labeller.answers(probabilities, [item.choice for item in items])
+    inferred = time.monotonic()
+    answers = model.labeller.answers(probabilities, [item.choice for item in items])
+    record(STAGE_S, inferred - began, stage="inference")
+    record(STAGE_S, time.monotonic() - inferred, stage="encode")
+    record(BUSY_S, inferred - began)
+    model.predictions.observe(probabilities)
+    return answers
+
+
+def _identity(model: _Model) -> dict[str, str]:
+    spec, config = model.artifact.spec, model.config
+    return {
+        "model": spec.name,
+        "version": spec.version,
+        "engine": config.engine,
+        "precision": config.precision,
+    }
 
 
 def _load(user_config: dict[str, Any]) -> _Model:
@@ -122,9 +179,12 @@ def _load(user_config: dict[str, Any]) -> _Model:
     config = parse(ClassifierConfig, user_config)
     artifact = load_artifact(config.model_path)
     engine = load_engine(config.engine, artifact, config.threads, config.precision)
-    spec = artifact.spec
+    spec, loaded = artifact.spec, time.monotonic()
+    # The first inference takes longest, and a model that can't infer never comes into service.
+    engine.infer(np.zeros((1, spec.image.height_px, spec.image.width_px, 3), np.uint8))
+    load_s, warm_up_s = loaded - start, time.monotonic() - loaded
     logger.info(
         "model %s %s loaded with %s, %s, in %.2f s",
-        spec.name, spec.version, config.engine, config.precision, time.monotonic() - start,
+        spec.name, spec.version, config.engine, config.precision, load_s + warm_up_s,
     )  # fmt: skip
-    return _Model(artifact, engine, Labeller(spec), config)
+    return _Model(artifact, engine, Labeller(spec), config, Predictions(spec), load_s, warm_up_s)

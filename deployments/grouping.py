@@ -69,6 +69,10 @@ class Grouping:
         finally:
             timer.cancel()
 
+    def waiting(self) -> dict[str, int]:
+        """Photos that no group has taken yet, by lane."""
+        return {"small_photos": self._small.waiting, "large_photos": self._large.waiting}
+
     async def classify_many(self, photos: Sequence[bytes], choice: Choice) -> list[Answer]:
         """The answer to each photo, in their order, within the deadline of one request."""
         if not photos:  # of a batch, every one was at fault

@@ -15,6 +15,7 @@ from deployments.calls import call, connect
 from deployments.grouping import Grouping
 from deployments.merging import merge_models
 from deployments.messages import Answer, Photo
+from deployments.metrics import gauge_waiting
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 
@@ -33,9 +34,10 @@ class Ingress:
         self._settings = settings
         self._grouping = Grouping(self._send, settings)
         self._readiness = Readiness(self._send, lambda: self._grouping.last_answer_at)
-        self._watch = asyncio.get_running_loop().create_task(
-            self._readiness.watch(), context=contextvars.Context()
-        )
+        self._background = [
+            asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+            for work in (self._readiness.watch(), gauge_waiting(self._grouping.waiting))
+        ]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return build_api(

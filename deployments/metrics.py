@@ -1,17 +1,162 @@
-"""Every metric of the service: name, unit, buckets, and who reads it.
+"""Every metric of the service: name, unit, labels, buckets, and who reads it.
 
 Exported by Ray's own agents, with deployment, replica and application as tags; every name gains
 the prefix `ray_`. Made inside a replica, never at import: Serve adds its tags to no other.
+`python -m deployments.metrics` prints docs/metrics.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
-from ray.serve import metrics
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve import metrics as ray_metrics
 
-_ITEMS: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-_SECONDS: list[float] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
+from mlc_core.engine import Probabilities
+from mlc_core.spec import Spec
+
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# Steps of about 1.5, so that a quantile read from them is within a quarter of what it was.
+_SECONDS = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
+    0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10,
+)  # fmt: skip
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity, at every `record`
+class Declared:
+    """One metric.
+
+    Attributes:
+        name: as Ray is told; exported as `ray_<name>`, a counter with `_total` behind.
+        reader: who looks at it, and for what.
+        buckets: upper bounds, of a histogram.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    text: str
+    reader: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> str:
+        return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
+
+
+REQUEST_S = Declared(
+    "histogram", "mlc_request_s",
+    "Seconds from the head of a request to its answer; its count is the number of requests.",
+    "Availability and latency objectives; traffic and errors on the dashboard.",
+    ("route", "status"), _SECONDS,
+)  # fmt: skip
+STAGE_S = Declared(
+    "histogram", "mlc_stage_s",
+    "Seconds of each stage: `read` a request's body; the longest wait in `small_photos_queue`, "
+    "`large_photos_queue` (ingress) and `images_queue` (classifier) of a group or batch; `decode` "
+    "of a group; `inference` and `encode` of a batch.",
+    "Whoever asks where the time goes when p99 climbs.",
+    ("stage",), _SECONDS,
+)  # fmt: skip
+BATCH_ITEMS = Declared(
+    "histogram", "mlc_batch_items", "Items that a group or batch started with.",
+    "Whoever tunes the bounds of groups and batches: do they fill under load?",
+    ("queue",), _ITEMS,
+)  # fmt: skip
+WAITING = Declared(
+    "gauge", "mlc_waiting", "Items that no group or batch has taken yet.",
+    "Saturation: what waits, where.", ("queue",),
+)  # fmt: skip
+BUSY_S = Declared(
+    "counter", "mlc_engine_busy_s", "Seconds the engine was running.",
+    "Saturation: its rate is the busy share of a classifier replica.",
+)  # fmt: skip
+PHOTOS = Declared(
+    "counter", "mlc_photos", "Photos that were to be decoded, by the format their bytes tell.",
+    "Traffic by format; a new client shows here first.", ("format",),
+)  # fmt: skip
+PROBLEMS = Declared(
+    "counter", "mlc_problems",
+    "Photos and requests that were answered with a problem, by its name: faults of photos, "
+    "refusals (`overloaded`), passed deadlines, clients that left.",
+    "Refusals and errors; whose fault it is.", ("problem",),
+)  # fmt: skip
+MODEL = Declared(
+    "gauge", "mlc_model_in_service", "1 for the model in service.",
+    "A roll-out: which replica answers with which version.",
+    ("model", "version", "engine", "precision"),
+)  # fmt: skip
+MODEL_LOAD_S = Declared(
+    "gauge", "mlc_model_load_s", "Seconds the model in service took to be loaded and checked.",
+    "Start-up and roll-out times.",
+)  # fmt: skip
+MODEL_WARM_UP_S = Declared(
+    "gauge", "mlc_model_warm_up_s", "Seconds of its first inference, before it was in service.",
+    "Start-up and roll-out times.",
+)  # fmt: skip
+UPDATE_STUCK = Declared(
+    "gauge", "mlc_model_update_stuck",
+    "1 while the model that was asked for last is not in service, since it was refused.",
+    "An alert: a roll-out that did not happen.",
+)  # fmt: skip
+UPDATES = Declared(
+    "counter", "mlc_model_updates", "Models that were asked for, `loaded` or `refused`.",
+    "The history of roll-outs.", ("outcome",),
+)  # fmt: skip
+PREDICTIONS = Declared(
+    "counter", "mlc_predictions", "Photos that a class was the most probable of its head for.",
+    "What the shop sends; a mix that shifts.", ("head", "class"),
+)  # fmt: skip
+CONFIDENCE = Declared(
+    "histogram", "mlc_confidence",
+    "Confidence of the label of each head, of the first photo of every batch.",
+    "Drift: it sinks when the model meets photos it was not trained for.", ("head",), _SHARES,
+)  # fmt: skip
+
+ALL = (
+    REQUEST_S, STAGE_S, BATCH_ITEMS, WAITING, BUSY_S, PHOTOS, PROBLEMS, MODEL, MODEL_LOAD_S,
+    MODEL_WARM_UP_S, UPDATE_STUCK, UPDATES, PREDICTIONS, CONFIDENCE,
+)  # fmt: skip
+
+_PREAMBLE = """# Metrics
+
+Made from `deployments/metrics.py` by `python -m deployments.metrics`. A cluster's scrape of Ray's
+agents gets them; so does `GET /metrics` of the service, with Serve's own (`ray_serve_…`). Ray adds
+`deployment`, `replica`, `application` and labels of its own to each.
+
+| name | kind | labels | what | who reads it |
+|---|---|---|---|---|"""
+
+PERIOD_S = 2.0  # of what is set or summed up by the clock; Ray exports every 10 s
+
+
+@cache
+def made(declared: Declared) -> ray_metrics.Counter | ray_metrics.Gauge | ray_metrics.Histogram:
+    """Ray's metric of a declaration; one a process, since a replica has a process of its own."""
+    labels: Any = declared.labels  # Ray's annotation names a tuple of just one
+    if declared.kind == "histogram":
+        return ray_metrics.Histogram(declared.name, declared.text, list(declared.buckets), labels)
+    kind = ray_metrics.Counter if declared.kind == "counter" else ray_metrics.Gauge
+    return kind(declared.name, declared.text, labels)
+
+
+def record(declared: Declared, value: float, **labels: str) -> None:
+    """Add to a counter, set a gauge, or observe."""
+    metric = made(declared)
+    if isinstance(metric, ray_metrics.Histogram):
+        metric.observe(value, labels)
+    elif isinstance(metric, ray_metrics.Gauge):
+        metric.set(value, labels)
+    else:
+        metric.inc(value, labels)
 
 
 def batch_observer(queue: str) -> Callable[[int, float], None]:
@@ -20,18 +165,66 @@ def batch_observer(queue: str) -> Callable[[int, float], None]:
     Args:
         queue: small_photos, large_photos or images.
     """
-    tags = {"queue": queue}
-    # Whoever tunes the bounds of groups and batches: do they fill under load?
-    items = metrics.Histogram(
-        "mlc_batch_items", "Items a group or batch started with.", _ITEMS, ("queue",)
-    )
-    # The SRE who asks where the time goes: the longest wait among the items of a batch.
-    wait_s = metrics.Histogram(
-        "mlc_batch_wait_s", "Seconds the first item of a batch waited.", _SECONDS, ("queue",)
-    )
 
     def observe(count: int, waited_s: float) -> None:
-        items.observe(count, tags)
-        wait_s.observe(waited_s, tags)
+        record(BATCH_ITEMS, count, queue=queue)
+        record(STAGE_S, waited_s, stage=f"{queue}_queue")
 
     return observe
+
+
+async def gauge_waiting(waiting: Callable[[], Mapping[str, int]]) -> None:
+    """Export what waits in each queue, by the clock, until cancelled."""
+    while True:
+        for queue, items in waiting().items():
+            record(WAITING, items, queue=queue)
+        await asyncio.sleep(PERIOD_S)
+
+
+class Predictions:
+    """Counts what a model predicts, a batch at a time; exported by the clock."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._classes = spec.heads
+        self._counts = {head: np.zeros(len(names), np.int64) for head, names in spec.heads.items()}
+        self._exported = {head: counts.copy() for head, counts in self._counts.items()}
+
+    def observe(self, probabilities: Probabilities) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: head -> float32 (N, classes).
+        """
+        for head in self._counts:
+            rows: NDArray[np.float32] = probabilities[head]
+            best = rows.argmax(axis=1)
+            self._counts[head] += np.bincount(best, minlength=rows.shape[1])
+            record(CONFIDENCE, float(rows[0].max()), head=head)
+
+    def export(self) -> None:
+        """Hand what was counted since to Ray; engine threads go on counting meanwhile."""
+        for head, counts in self._counts.items():
+            for number in np.flatnonzero(counts - self._exported[head]):
+                count = int(counts[number] - self._exported[head][number])
+                self._exported[head][number] += count
+                record(PREDICTIONS, count, head=head, **{"class": self._classes[head][number]})
+
+
+def document() -> str:
+    """docs/metrics.md."""
+
+    def row(declared: Declared) -> str:
+        labels = ", ".join(f"`{label}`" for label in declared.labels) or "–"
+        cells = (f"`{declared.exported}`", declared.kind, labels, declared.text, declared.reader)
+        return f"| {' | '.join(cells)} |"
+
+    buckets = [
+        f"- `{declared.exported}`: {', '.join(f'{bound:g}' for bound in declared.buckets)}"
+        for declared in ALL
+        if declared.buckets
+    ]
+    return "\n".join((_PREAMBLE, *map(row, ALL), "", "Upper bounds of buckets:", "", *buckets, ""))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -42,6 +42,7 @@ def contract(settings: Settings) -> dict[str, Any]:
             "/healthz": {"get": _get("This process is alive", "Health")},
             "/readyz": {"get": _readyz()},
             "/openapi.json": {"get": _get("This contract", "Contract")},
+            **({"/metrics": {"get": _metrics()}} if settings.metrics_endpoint else {}),
             "/": {
                 "get": {
                     "summary": "A page to try it on",
@@ -96,6 +97,18 @@ def _readyz() -> dict[str, Any]:
     return {
         "summary": "The model is loaded and the whole chain answers",
         "responses": {"200": _json("Ready", "Health"), "503": _json("Not ready", "Health")},
+    }
+
+
+def _metrics() -> dict[str, Any]:
+    return {
+        "summary": "Metrics of the whole service, as Prometheus reads them",
+        "responses": {
+            "200": {
+                "description": "Prometheus text",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        },
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,9 +19,10 @@ from deployments.calls import call, connect
 from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
 from deployments.merging import merge_answers
 from deployments.messages import Answer, Images, Photo, deadline, left_s
+from deployments.metrics import PHOTOS, STAGE_S, record
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
-from mlc_core.photo import decode
+from mlc_core.photo import decode, format_of
 from mlc_core.spec import ImageSize
 
 logger = logging.getLogger("ray.serve")
@@ -50,6 +53,8 @@ class Preprocessor:
             Unavailable: no classifier answers.
         """
         deadlines = [deadline(photo.left_s) for photo in photos]
+        for name, count in Counter(format_of(photo.data) for photo in photos).items():
+            record(PHOTOS, count, format=name)
         answers: dict[int, Answer] = {}
         for _ in range(_TRIES):
             waiting = [n for n in range(len(photos)) if n not in answers]
@@ -76,7 +81,7 @@ class Preprocessor:
         size, limit = self._size, self._settings.limits.photo_pixels
         large = len(photos[waiting[0]].data) >= self._settings.large_photo_bytes
         parts = [[n] for n in waiting] if large else [waiting]
-        loop = asyncio.get_running_loop()
+        loop, began = asyncio.get_running_loop(), time.monotonic()
         decoded = await asyncio.gather(
             *(
                 loop.run_in_executor(
@@ -87,6 +92,7 @@ class Preprocessor:
                 for part in parts
             )
         )  # fmt: skip
+        record(STAGE_S, time.monotonic() - began, stage="decode")
         images = {}
         for part, results in zip(parts, decoded, strict=True):
             for n, result in zip(part, results, strict=True):

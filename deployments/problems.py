@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from deployments import errors
+from deployments.metrics import PROBLEMS, record
 from mlc_core import errors as mlc_errors
 
 logger = logging.getLogger("ray.serve")
@@ -46,6 +47,7 @@ def problem(error: Exception, request_id: str) -> dict[str, Any]:
         name = HTTPStatus(status).phrase.lower().replace(" ", "-")
     else:
         logger.error("request %s failed", request_id, exc_info=error)
+    record(PROBLEMS, 1, problem=name)
     return {
         "type": f"urn:problem-type:mlc:{name}",
         "title": name.replace("-", " ").capitalize(),

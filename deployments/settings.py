@@ -71,6 +71,7 @@ class Settings(_Strict):
         "its user_config, all models take images of the same size",
     )
     decode_threads: PositiveInt = 2
+    metrics_endpoint: bool = Field(True, description="whether GET /metrics answers")
 
 
 class ClassifierConfig(_Strict):

@@ -70,15 +70,22 @@ def decode(photo: bytes, size: ImageSize, max_pixels: int = MAX_PIXELS) -> NDArr
         raise UndecodablePhoto(f"the {image.format} photo can't be decoded: {error}") from error
 
 
+def format_of(photo: bytes) -> str:
+    """What the bytes begin like, of FORMATS; "other" when like none."""
+    for name in FORMATS:
+        if any(photo[at : at + len(magic)] == magic for at, magic in _SIGNATURES[name]):
+            return name
+    return "other"
+
+
 def _open(photo: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(photo), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PhotoTooLarge(f"the photo has far too many pixels: {error}") from error
     except UnidentifiedImageError as error:
-        for name in FORMATS:
-            if any(photo[at : at + len(magic)] == magic for at, magic in _SIGNATURES[name]):
-                raise UndecodablePhoto(f"the {name} photo is damaged: no header") from error
+        if (name := format_of(photo)) != "other":
+            raise UndecodablePhoto(f"the {name} photo is damaged: no header") from error
         taken = ", ".join(FORMATS)
         raise UnsupportedFormat(f"the bytes are not an image; formats taken: {taken}") from error
     except Exception as error:  # Pillow's header parsers too

@@ -221,7 +221,7 @@ async def test_the_contract_lists_every_route(client):
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
         "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
-        "/openapi.json",
+        "/openapi.json", "/metrics",
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from photos import jpeg
+from prometheus import Prometheus
 from services import (
     PROJECT,
     START_WITHIN_S,
@@ -166,7 +167,7 @@ class Shopper:
 
 
 def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
-    cluster, write_config, models, port
+    cluster, write_config, models, port, tmp_path
 ):
     """On a cluster without the flags, which is told in the log."""
     url = f"http://127.0.0.1:{port}"
@@ -201,6 +202,12 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
     assert set(shopper.versions) == {"3"}
     assert cluster.log_says("model.onnx is not what SHA256SUMS says")
     assert cluster.replicas() == replicas
+    if shutil.which("prometheus"):  # an SRE is told
+        with Prometheus(tmp_path, url) as prometheus:
+            stuck = "MlcModelUpdateStuck"
+            wait_until(lambda: stuck in prometheus.firing(), stuck, 150)
+            (series,) = prometheus.query("ray_mlc_model_in_service")
+            assert series["metric"]["version"] == "3"
 
 
 def test_serve_run_serves(write_config, ray_env, port, tmp_path):
