@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.local import processes, run_directory
+from deployments.local import free_ports, processes, run_directory
 from deployments.settings import PROJECT
 
 # Ray as it comes, whatever cluster.env says.
@@ -34,6 +33,7 @@ SLOW_FLAGS = {
     "RAY_worker_niceness": "15",
 }
 
+_PORTS = free_ports()
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ class Server:
     """
 
     def __init__(self, config: Path | None = None, flags: dict[str, str] | None = None) -> None:
-        self.port = _free_port()
+        self.port = next(_PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [sys.executable, "-m", "deployments.local", "start"]
         self._command += ["--port", str(self.port)]
@@ -163,12 +163,6 @@ def _name(process: psutil.Process) -> str:
         if part in command:
             return name
     return "other Ray"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def machine() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from deployments.settings import PROJECT, check
 _RUN = "MLC_RUN"
 _READY_WITHIN_S = 120.0
 _STOPPED_WITHIN_S = 60.0
+# Above those that Serve's replicas may take, below those that the kernel gives to clients.
+_FREE_PORTS = range(31_001, 32_768)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _interrupted = threading.Event()
 
@@ -192,14 +195,15 @@ def _shut_down(port: int) -> None:
 def _environment(port: int) -> dict[str, str]:
     """This process' environment, with cluster.env and what this machine needs where not set."""
     first = 20_000 + 50 * (port % 199)  # under the ports that the kernel gives to clients
+    ports = (each for each in free_ports() if each != port)
     lines = (PROJECT / "cluster.env").read_text(encoding="utf-8").splitlines()
     return (
         dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
         | {
             # HAProxy listens there on every interface; two services must not collide.
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(ports)),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(next(ports)),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(ports)),
             # Replicas listen there. Were the ranges of two services the same, HAProxy would for
             # a moment send requests to the other's replica, on a port that ours failed to get.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
@@ -218,10 +222,18 @@ def _environment(port: int) -> dict[str, str]:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports() -> Iterator[int]:
+    """Ports that nothing listens on, in no order, none twice.
+
+    Not those that the kernel names when asked for any: a moment later it gives the same one to a
+    connection, and of Ray's many processes one may be faster than whoever asked.
+    """
+    for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers bind
+            with suppress(OSError):
+                probe.bind(("0.0.0.0", port))  # noqa: S104  (nobody is listened to)
+                yield port
 
 
 def run_directory(port: int) -> str:
