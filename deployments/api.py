@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -25,14 +26,17 @@ from deployments import body, problems
 from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
 from deployments.exposition import exposition
 from deployments.messages import Answer
-from deployments.metrics import REQUEST_S, STAGE_S, record
+from deployments.metrics import PROBLEMS, REQUEST_S, STAGE_S, record
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
+from deployments.request_log import Entry, RequestLog, begin_entry, entry_of
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
 from mlc_core.labels import MAX_TOP_K, Choice
 
 logger = logging.getLogger("ray.serve")
+
+_Body = TypeVar("_Body")
 
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
@@ -48,10 +52,12 @@ class Classify(Protocol):
     """What the routes need of the way to the classifier; see grouping.Grouping."""
 
     async def classify(
-        self, photo: bytes, choice: Choice, client_left: Callable[[], bool]
+        self, photo: bytes, choice: Choice, client_left: Callable[[], bool], entry: Entry
     ) -> bytes: ...
 
-    async def classify_many(self, photos: list[bytes], choice: Choice) -> list[Answer]: ...
+    async def classify_many(
+        self, photos: list[bytes], choice: Choice, entry: Entry
+    ) -> list[Answer]: ...
 
 
 def build_api(
@@ -59,6 +65,7 @@ def build_api(
     describe: Callable[[], Awaitable[Mapping[str, Any]]],
     not_ready: Callable[[], str | None],
     settings: Settings,
+    request_log: RequestLog,
 ) -> Starlette:
     """The application.
 
@@ -70,13 +77,14 @@ def build_api(
     page, openapi = _PAGE.read_text(encoding="utf-8"), contract(settings)
 
     async def classify_batch(request: Request) -> Response:
-        choice = _choice(request)
-        sent = await body.many_photos(request, limits, upload_timeout_s)
+        choice, entry = _choice(request), entry_of(request.scope)
+        sent = await _read(body.many_photos(request, limits, upload_timeout_s), entry)
+        entry.photos = len(sent)
         taken = [photo for photo in sent if isinstance(photo, bytes)]
-        answered = iter(await photos.classify_many(taken, choice))
+        answered = iter(await photos.classify_many(taken, choice, entry))
         results = [photo if isinstance(photo, Exception) else next(answered) for photo in sent]
         return Response(
-            b'{"results":[' + b",".join(_result(r, request) for r in results) + b"]}",
+            b'{"results":[' + b",".join(_result(each, entry) for each in results) + b"]}",
             media_type="application/json",
         )
 
@@ -116,6 +124,7 @@ def build_api(
     ]
     return _Api(
         one_photo,
+        request_log,
         routes=routes,
         exception_handlers=dict.fromkeys(
             (RequestError, PhotoFault, ServiceError, HTTPException, ClientDisconnect, Exception),
@@ -131,16 +140,18 @@ class _OnePhoto:
         self._photos, self._settings = photos, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, settings = Request(scope, receive), self._settings
+        request, entry, settings = Request(scope, receive), entry_of(scope), self._settings
         try:
-            choice, began = _choice(request), time.monotonic()
-            photo = await body.one_photo(request, settings.limits, settings.upload_timeout_s)
-            record(STAGE_S, time.monotonic() - began, stage="read")
+            choice = _choice(request)
+            photo = await _read(
+                body.one_photo(request, settings.limits, settings.upload_timeout_s), entry
+            )
+            entry.photos = 1
             # uvicorn stopped reading a body this long, and learns that a client left only when it
             # reads on, which asking makes it do.
             if len(photo) > HIGH_WATER_LIMIT // 2 and _hung_up(receive):
                 raise ClientLeft("the client left before its photo was queued")
-            answer = await self._photos.classify(photo, choice, partial(_hung_up, receive))
+            answer = await self._photos.classify(photo, choice, partial(_hung_up, receive), entry)
         except Exception as error:  # whatever it is, the client gets its problem details
             await problems.answer(error, request, settings.retry_after_s)(scope, receive, send)
             return
@@ -152,16 +163,18 @@ class _OnePhoto:
 class _Api(Starlette):
     """Answers one photo before Starlette's middleware and router: an eighth of its time."""
 
-    def __init__(self, one_photo: _OnePhoto, **routes_and_handlers: Any) -> None:
+    def __init__(
+        self, one_photo: _OnePhoto, request_log: RequestLog, **routes_and_handlers: Any
+    ) -> None:
         super().__init__(**routes_and_handlers)
-        self._one_photo = one_photo
+        self._one_photo, self._request_log = one_photo, request_log
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        began, path, status = time.monotonic(), scope["path"], 0
+        entry, path, status = begin_entry(scope), scope["path"], 0
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
@@ -174,10 +187,24 @@ class _Api(Starlette):
                 await self._one_photo(scope, receive, send_and_note)
             else:
                 await super().__call__(scope, receive, send_and_note)
+        except asyncio.CancelledError:  # by Serve, when the client of a batch leaves
+            status, entry.problem = problems.CLIENT_LEFT
+            record(PROBLEMS, 1, problem=entry.problem)
+            raise
         finally:
             # Any other path is a name that somebody made up.
-            route = path if path in self._paths else "other"
-            record(REQUEST_S, time.monotonic() - began, route=route, status=f"{status:d}")
+            route, took_s = path if path in self._paths else "other", time.monotonic() - entry.began
+            record(REQUEST_S, took_s, route=route, status=f"{status:d}")
+            self._request_log.write(entry, route, status, took_s)
+
+
+async def _read(body: Awaitable[_Body], entry: Entry) -> _Body:
+    """What a body brings, and how long it took to arrive."""
+    began = time.monotonic()
+    photos = await body
+    entry.stages_s["read"] = read_s = time.monotonic() - began
+    record(STAGE_S, read_s, stage="read")
+    return photos
 
 
 async def _metrics(_: Request) -> Response:
@@ -219,7 +246,7 @@ def _choice(request: Request) -> Choice:
     return Choice(int(top_k), share)
 
 
-def _result(answer: Answer, request: Request) -> bytes:
+def _result(answer: Answer, entry: Entry) -> bytes:
     if isinstance(answer, bytes):
         return answer
-    return json.dumps(problems.problem(answer, request.headers.get("x-request-id", ""))).encode()
+    return json.dumps(problems.problem(answer, entry.request_id)).encode()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deployments.batching import Batcher
 from deployments.errors import WrongImageSize
-from deployments.messages import Answer, Images, deadline
+from deployments.merging import merge_traces
+from deployments.messages import Answer, Answers, Images, Trace
 from deployments.metrics import (
     BUSY_S,
     MODEL,
@@ -50,6 +51,9 @@ class _Model(NamedTuple):
 class _Item(NamedTuple):
     image: NDArray[np.uint8]  # (H, W, 3)
     choice: Choice
+    request_id: str
+    since: float  # monotonic
+    traces: list[Trace]  # of its group; a batch that takes of the group adds its own
 
 
 class Classifier:
@@ -60,6 +64,7 @@ class Classifier:
         self._batcher: Batcher[_Item, bytes] = Batcher(
             self._infer, bounds, batch_observer("images")
         )
+        self._in_flight = bounds.in_flight
         self._threads = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="engine")
         self._reconfiguring = asyncio.Lock()
         self._model: _Model | None = None
@@ -105,15 +110,21 @@ class Classifier:
                 self._model.predictions.export()
             await asyncio.sleep(PERIOD_S)
 
-    async def classify(self, images: Images) -> list[Answer]:
+    async def classify(self, images: Images) -> Answers:
         """Answer each image of a group, in its order."""
+        now, traces = time.monotonic(), list[Trace]()
         shape = (len(images.choices), images.height_px, images.width_px, 3)
         pixels = np.frombuffer(images.data, np.uint8).reshape(shape)
         futures = [
-            self._batcher.submit(_Item(image, choice), deadline=deadline(left_s))
-            for image, choice, left_s in zip(pixels, images.choices, images.left_s, strict=True)
+            self._batcher.submit(
+                _Item(image, choice, request_id, now, traces), deadline=now + left_s
+            )
+            for image, choice, left_s, request_id in zip(
+                pixels, images.choices, images.left_s, images.request_ids, strict=True
+            )
         ]
-        return await asyncio.gather(*futures, return_exceptions=True)  # type: ignore[return-value]
+        answers: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        return Answers(answers, merge_traces(traces))
 
     async def describe(self) -> dict[str, Any]:
         """The model in service: spec, metrics and engine, as /v1/model answers it."""
@@ -135,7 +146,7 @@ class Classifier:
         return self._model
 
     async def _infer(self, items: list[_Item]) -> list[Answer]:
-        model = self._in_service()
+        began, model = time.monotonic(), self._in_service()
         size = model.artifact.spec.image
         wanted = (size.height_px, size.width_px, 3)
         # A model of another image size may have come into service since these were decoded.
@@ -143,7 +154,21 @@ class Classifier:
         answers: list[bytes] = []
         if fitting:
             loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self._threads, _answer, model, fitting)
+            try:
+                answers, stages_s = await loop.run_in_executor(
+                    self._threads, _answer, model, fitting
+                )
+            except Exception:
+                ids = ", ".join(item.request_id for item in fitting)
+                logger.exception("inference failed, requests %s", ids)
+                raise
+            # Two batches in flight are one engine that is busy, not two.
+            record(BUSY_S, stages_s["inference"] / self._in_flight)
+            name = f"{model.artifact.spec.name}/{model.artifact.spec.version}"
+            groups = {id(item.traces): item for item in fitting}
+            for item in groups.values():
+                spent_s = {"images_queue": began - item.since, **stages_s}
+                item.traces.append(Trace(spent_s, len(fitting), name))
         if len(fitting) == len(items):
             return list(answers)
         in_order = iter(answers)
@@ -152,16 +177,17 @@ class Classifier:
         ]
 
 
-def _answer(model: _Model, items: list[_Item]) -> list[bytes]:
+def _answer(model: _Model, items: list[_Item]) -> tuple[list[bytes], dict[str, float]]:
+    """The answers, and the seconds of each stage."""
     began = time.monotonic()
     probabilities = model.engine.infer(np.stack([item.image for item in items]))
     inferred = time.monotonic()
     answers = model.labeller.answers(probabilities, [item.choice for item in items])
-    record(STAGE_S, inferred - began, stage="inference")
-    record(STAGE_S, time.monotonic() - inferred, stage="encode")
-    record(BUSY_S, inferred - began)
+    stages_s = {"inference": inferred - began, "encode": time.monotonic() - inferred}
+    for stage, spent_s in stages_s.items():
+        record(STAGE_S, spent_s, stage=stage)
     model.predictions.observe(probabilities)
-    return answers
+    return answers, stages_s
 
 
 def _identity(model: _Model) -> dict[str, str]:

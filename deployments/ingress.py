@@ -14,9 +14,10 @@ from deployments.api import build_api
 from deployments.calls import call, connect
 from deployments.grouping import Grouping
 from deployments.merging import merge_models
-from deployments.messages import Answer, Photo
+from deployments.messages import Answers, Photo
 from deployments.metrics import gauge_waiting
 from deployments.readiness import Readiness
+from deployments.request_log import RequestLog, beside_serves_log
 from deployments.settings import Settings
 
 
@@ -34,18 +35,27 @@ class Ingress:
         self._settings = settings
         self._grouping = Grouping(self._send, settings)
         self._readiness = Readiness(self._send, lambda: self._grouping.last_answer_at)
+        self._request_log = RequestLog(settings.request_log, beside_serves_log())
         self._background = [
             asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-            for work in (self._readiness.watch(), gauge_waiting(self._grouping.waiting))
+            for work in (
+                self._readiness.watch(),
+                gauge_waiting(self._grouping.waiting),
+                self._request_log.keep_flushing(),
+            )
         ]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return build_api(
-            self._grouping, self._describe_model, self._readiness.not_ready, self._settings
+            self._grouping,
+            self._describe_model,
+            self._readiness.not_ready,
+            self._settings,
+            self._request_log,
         )
 
-    async def _send(self, group: list[Photo]) -> list[Answer]:
-        answers: list[Answer] = await call(self._classify, group)
+    async def _send(self, group: list[Photo]) -> Answers:
+        answers: Answers = await call(self._classify, group)
         return answers
 
     async def _describe_model(self) -> Mapping[str, Any]:

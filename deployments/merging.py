@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.messages import Answer
+from deployments.messages import Answer, Trace
 
 
 def merge_answers(parts: Sequence[Answer]) -> Answer:
@@ -30,6 +30,18 @@ def merge_answers(parts: Sequence[Answer]) -> Answer:
     model = _identity([body["model"] for body in bodies])
     answer = {"model": model, "labels": labels}
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def merge_traces(parts: Sequence[Trace]) -> Trace:
+    """What photos met that went several ways beside one another: of each stage, the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    stages_s: dict[str, float] = {}
+    for part in parts:
+        for stage, spent_s in part.stages_s.items():
+            stages_s[stage] = max(spent_s, stages_s.get(stage, 0.0))
+    models = dict.fromkeys(part.model for part in parts if part.model)
+    return Trace(stages_s, max((part.batch for part in parts), default=0), "+".join(models))
 
 
 def merge_models(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

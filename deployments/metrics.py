@@ -54,7 +54,8 @@ class Declared:
 
 REQUEST_S = Declared(
     "histogram", "mlc_request_s",
-    "Seconds from the head of a request to its answer; its count is the number of requests.",
+    "Seconds from the head of a request to its answer; its count is the number of requests. Status "
+    "499: the client left; 0: Serve ended it.",
     "Availability and latency objectives; traffic and errors on the dashboard.",
     ("route", "status"), _SECONDS,
 )  # fmt: skip
@@ -113,12 +114,13 @@ UPDATES = Declared(
 )  # fmt: skip
 PREDICTIONS = Declared(
     "counter", "mlc_predictions", "Photos that a class was the most probable of its head for.",
-    "What the shop sends; a mix that shifts.", ("head", "class"),
+    "What the shop sends; a mix that shifts.", ("head", "class", "version"),
 )  # fmt: skip
 CONFIDENCE = Declared(
     "histogram", "mlc_confidence",
     "Confidence of the label of each head, of the first photo of every batch.",
-    "Drift: it sinks when the model meets photos it was not trained for.", ("head",), _SHARES,
+    "Drift: it sinks when the model meets photos it was not trained for. A roll-out: is the new "
+    "version as sure?", ("head", "version"), _SHARES,
 )  # fmt: skip
 
 ALL = (
@@ -185,7 +187,7 @@ class Predictions:
     """Counts what a model predicts, a batch at a time; exported by the clock."""
 
     def __init__(self, spec: Spec) -> None:
-        self._classes = spec.heads
+        self._classes, self._version = spec.heads, spec.version
         self._counts = {head: np.zeros(len(names), np.int64) for head, names in spec.heads.items()}
         self._exported = {head: counts.copy() for head, counts in self._counts.items()}
 
@@ -199,7 +201,7 @@ class Predictions:
             rows: NDArray[np.float32] = probabilities[head]
             best = rows.argmax(axis=1)
             self._counts[head] += np.bincount(best, minlength=rows.shape[1])
-            record(CONFIDENCE, float(rows[0].max()), head=head)
+            record(CONFIDENCE, float(rows[0].max()), head=head, version=self._version)
 
     def export(self) -> None:
         """Hand what was counted since to Ray; engine threads go on counting meanwhile."""
@@ -207,7 +209,8 @@ class Predictions:
             for number in np.flatnonzero(counts - self._exported[head]):
                 count = int(counts[number] - self._exported[head][number])
                 self._exported[head][number] += count
-                record(PREDICTIONS, count, head=head, **{"class": self._classes[head][number]})
+                labels = {"class": self._classes[head][number], "version": self._version}
+                record(PREDICTIONS, count, head=head, **labels)
 
 
 def document() -> str:

@@ -13,17 +13,19 @@ from starlette.responses import Response
 
 from deployments import errors
 from deployments.metrics import PROBLEMS, record
+from deployments.request_log import entry_of
 from mlc_core import errors as mlc_errors
 
 logger = logging.getLogger("ray.serve")
 
 MEDIA_TYPE = "application/problem+json"
 
+CLIENT_LEFT = (499, "client-left")  # nobody reads this but metrics and logs
 # error -> status, and the name of the problem, which clients may rely on.
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
-    ClientDisconnect: (499, "client-left"),  # while it uploaded; nobody reads this but metrics
-    errors.ClientLeft: (499, "client-left"),
+    ClientDisconnect: CLIENT_LEFT,  # while it uploaded
+    errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),
@@ -59,8 +61,9 @@ def problem(error: Exception, request_id: str) -> dict[str, Any]:
 
 def answer(error: Exception, request: Request, retry_after_s: int) -> Response:
     """The HTTP answer to an error."""
-    details = problem(error, request.headers.get("x-request-id", ""))
-    status = details["status"]
+    entry = entry_of(request.scope)
+    details = problem(error, entry.request_id)
+    entry.problem, status = details["type"].rpartition(":")[2], details["status"]
     headers = dict(getattr(error, "headers", None) or {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(retry_after_s)

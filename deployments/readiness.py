@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from PIL import Image
 
-from deployments.messages import Answer, Photo
+from deployments.messages import Answers, Photo
 from mlc_core.labels import Choice
 
 PERIOD_S = 2.0
@@ -28,7 +28,7 @@ class Readiness:
 
     def __init__(
         self,
-        send: Callable[[list[Photo]], Awaitable[Sequence[Answer]]],
+        send: Callable[[list[Photo]], Awaitable[Answers]],
         last_answer_at: Callable[[], float],
     ) -> None:
         self._send = send
@@ -43,11 +43,11 @@ class Readiness:
 
     async def watch(self) -> None:
         """Probe until cancelled."""
-        photo = Photo(_probe_photo(), Choice(), _FRESH_S)
+        photo = Photo(_probe_photo(), Choice(), _FRESH_S, "readiness-probe")
         while True:
             try:
                 async with asyncio.timeout(_FRESH_S):
-                    (answer,) = await self._send([photo])
+                    (answer,), _ = await self._send([photo])
                 if isinstance(answer, Exception):
                     raise answer
                 self._answered_at = time.monotonic()

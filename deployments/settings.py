@@ -6,7 +6,7 @@ A key that does not exist, or a value of the wrong type, fails the deployment wi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import ValidationError as _ValidationError
@@ -53,6 +53,21 @@ class Batching(_Strict):
         return Bounds(self.images, 2**40, self.in_flight, self.waiting)
 
 
+Level = Literal["info", "warning", "error", "off"]
+
+
+class RequestLogging(_Strict):
+    """Which requests get a line in the log.
+
+    Attributes:
+        level: the least that is written; an answer is info, a 4xx warning, a 5xx error.
+        sample: share of the info lines that is written, chosen by request id.
+    """
+
+    level: Level = "info"
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
 class Settings(_Strict):
     """The `args` of the application."""
 
@@ -71,6 +86,7 @@ class Settings(_Strict):
         "its user_config, all models take images of the same size",
     )
     decode_threads: PositiveInt = 2
+    request_log: RequestLogging = RequestLogging()
     metrics_endpoint: bool = Field(True, description="whether GET /metrics answers")
 
 

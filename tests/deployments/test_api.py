@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 
 import httpx
 import pytest
@@ -9,7 +10,8 @@ import uvicorn
 
 from deployments.api import build_api
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable
-from deployments.settings import Limits, Settings
+from deployments.request_log import RequestLog
+from deployments.settings import Limits, RequestLogging, Settings
 from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 
 SETTINGS = Settings(
@@ -26,15 +28,19 @@ class Photos:
         self.planned = {}
         self.asked = []
 
-    async def classify_many(self, photos, choice):
+    async def classify_many(self, photos, choice, _entry):
         self.asked += [(photo, choice) for photo in photos]
         return [self.planned.get(photo, b'{"photo":"%s"}' % photo) for photo in photos]
 
-    async def classify(self, photo, choice, client_left):
-        (answer,) = await self.classify_many([photo], choice)
+    async def classify(self, photo, choice, client_left, entry):
+        (answer,) = await self.classify_many([photo], choice, entry)
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def request_log():
+    return RequestLog(RequestLogging(), logging.NullHandler())
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def client(photos):
     async def describe():
         return {"name": "fashion"}
 
-    app = build_api(photos, describe, lambda: None, SETTINGS)
+    app = build_api(photos, describe, lambda: None, SETTINGS, request_log())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://service")
 
@@ -200,7 +206,7 @@ async def test_the_service_is_not_ready_until_its_chain_answers(photos):
     async def describe():
         return {}
 
-    app = build_api(photos, describe, lambda: "no answer yet", SETTINGS)
+    app = build_api(photos, describe, lambda: "no answer yet", SETTINGS, request_log())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         response = await client.get("/readyz")
@@ -231,14 +237,14 @@ async def test_whether_the_client_left_is_known_when_its_photos_turn_comes(size_
     at_its_turn = asyncio.Queue()
 
     class Waiting:
-        async def classify(self, _photo, _choice, client_left):
+        async def classify(self, _photo, _choice, client_left, _entry):
             await at_its_turn.put(client_left)
             await asyncio.Event().wait()
 
     async def describe():
         return {}
 
-    app = build_api(Waiting(), describe, lambda: None, Settings())
+    app = build_api(Waiting(), describe, lambda: None, Settings(), request_log())
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):

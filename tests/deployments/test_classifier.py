@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError
 
 from deployments.classifier import Classifier
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable, WrongImageSize
-from deployments.messages import Images, Photo
+from deployments.messages import Answers, Images, Photo, Trace
 from deployments.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
 from mlc_core.artifact import load_artifact
@@ -57,13 +57,13 @@ def photo(color="red", size=(60, 80), kind="PNG"):
 
 
 def asked(data, left_s=30.0):
-    return Photo(data, Choice(), left_s)
+    return Photo(data, Choice(), left_s, "id")
 
 
 def pixels(count, height_px=80, width_px=60, left_s=30.0):
     images = np.random.default_rng(1).integers(0, 255, (count, height_px, width_px, 3), np.uint8)
     return images, Images(
-        images.tobytes(), height_px, width_px, [Choice()] * count, [left_s] * count
+        images.tobytes(), height_px, width_px, [Choice()] * count, [left_s] * count, ["id"] * count
     )
 
 
@@ -73,7 +73,7 @@ async def test_each_image_gets_its_own_answer_whatever_shares_its_batch(classifi
     engine, labeller = load_engine("onnxruntime", model), Labeller(model.spec)
     alone = [labeller.answers(engine.infer(image[None]), [Choice()])[0] for image in images]
     others = [pixels(n)[1] for n in (1, 7, 31)]
-    answers, *_ = await asyncio.gather(*(classifier.classify(g) for g in (group, *others)))
+    (answers, _), *_ = await asyncio.gather(*(classifier.classify(g) for g in (group, *others)))
     for together, by_itself in zip(answers, alone, strict=True):
         a, b = json.loads(together)["labels"], json.loads(by_itself)["labels"]
         assert {head: a[head]["label"] for head in a} == {head: b[head]["label"] for head in b}
@@ -83,7 +83,9 @@ async def test_each_image_gets_its_own_answer_whatever_shares_its_batch(classifi
 
 async def test_images_of_another_size_are_told_the_size_and_spoil_no_other(classifier):
     small, right = pixels(2, 8, 6)[1], pixels(3)[1]
-    wrong, answers = await asyncio.gather(classifier.classify(small), classifier.classify(right))
+    (wrong, _), (answers, _) = await asyncio.gather(
+        classifier.classify(small), classifier.classify(right)
+    )
     assert all(isinstance(answer, bytes) for answer in answers)
     assert all(isinstance(answer, WrongImageSize) for answer in wrong)
     assert (wrong[0].wanted.height_px, wrong[0].wanted.width_px) == (80, 60)
@@ -95,15 +97,16 @@ async def test_an_image_past_its_deadline_is_not_inferred(classifier, monkeypatc
     monkeypatch.setattr(
         classifier._model.engine, "infer", lambda x: inferred.append(len(x)) or infer(x)
     )
-    answers = await classifier.classify(pixels(3, left_s=-1.0)[1])
+    answers, trace = await classifier.classify(pixels(3, left_s=-1.0)[1])
     assert all(isinstance(answer, DeadlinePassed) for answer in answers)
     assert inferred == []
+    assert trace == ({}, 0, "")
 
 
 async def test_the_model_changes_while_it_serves_and_answers_say_which_one(classifier, tmp_path):
     other = copy_of_shipped(tmp_path, version="2")
     await classifier.reconfigure({"model": str(other)})
-    (answer,) = await classifier.classify(pixels(1)[1])
+    (answer,), _ = await classifier.classify(pixels(1)[1])
     assert json.loads(answer)["model"] == {"name": "fashion", "version": "2"}
     assert (await classifier.describe())["version"] == "2"
 
@@ -125,7 +128,7 @@ async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
     else:
         config["modle"] = config.pop("model")
     await classifier.reconfigure(config)
-    (answer,) = await classifier.classify(pixels(1)[1])
+    (answer,), _ = await classifier.classify(pixels(1)[1])
     assert json.loads(answer)["model"]["version"] == "1"
     assert "model update refused, version 1 stays in service" in caplog.text
 
@@ -138,7 +141,7 @@ async def test_the_first_model_must_load():
 async def test_every_photo_is_judged_alone(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings())
     good = photo()
-    answers = await preprocessor.classify(
+    answers, _ = await preprocessor.classify(
         [asked(good), asked(b"no photo"), asked(photo()[:60]), asked(good, left_s=-1), asked(good)]
     )
     kinds = [type(answer) for answer in answers]
@@ -148,7 +151,7 @@ async def test_every_photo_is_judged_alone(classifier):
 
 async def test_the_pixel_limit_is_the_settings(classifier):
     settings = Settings(limits={"photo_pixels": 100})
-    (answer,) = await Preprocessor([Handle(classifier)], settings).classify([asked(photo())])
+    (answer,), _ = await Preprocessor([Handle(classifier)], settings).classify([asked(photo())])
     assert isinstance(answer, PhotoTooLarge)
 
 
@@ -156,7 +159,7 @@ async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(class
     preprocessor = Preprocessor([Handle(classifier)], Settings())
     await preprocessor.classify([asked(photo())])
     preprocessor._size = type(preprocessor._size)(8, 6)
-    answers = await preprocessor.classify([asked(photo()), asked(b"no photo"), asked(photo())])
+    answers, _ = await preprocessor.classify([asked(photo()), asked(b"no photo"), asked(photo())])
     assert [type(answer) for answer in answers] == [bytes, UnsupportedFormat, bytes]
     assert preprocessor._size == load_artifact(SHIPPED).spec.image
 
@@ -164,12 +167,12 @@ async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(class
 async def test_large_photos_are_answered_as_small_ones_are(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings(large_photo_bytes=10))
     one, two = photo("navy", (600, 800)), photo("red", (600, 800))
-    first, second = await preprocessor.classify([asked(one), asked(two)])
+    (first, second), _ = await preprocessor.classify([asked(one), asked(two)])
     size = load_artifact(SHIPPED).spec.image
     images = np.stack([decode(one, size), decode(two, size)])
     left = [30.0] * 2
-    expected = await classifier.classify(
-        Images(images.tobytes(), size.height_px, size.width_px, [Choice()] * 2, left)
+    expected, _ = await classifier.classify(
+        Images(images.tobytes(), size.height_px, size.width_px, [Choice()] * 2, left, ["id"] * 2)
     )
     assert [first, second] == expected
 
@@ -180,8 +183,8 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
         of_one_head.append(Classifier(Settings()))
         await of_one_head[-1].reconfigure({"model": str(path)})
     group = [asked(photo(color)) for color in ("red", "navy")] + [asked(b"no photo")]
-    merged = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
-    whole = await Preprocessor([Handle(classifier)], Settings()).classify(group)
+    merged, _ = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
+    whole, _ = await Preprocessor([Handle(classifier)], Settings()).classify(group)
     assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]
     for several, one in zip(map(json.loads, merged[:2]), map(json.loads, whole[:2]), strict=True):
         assert several["model"]["name"] == "+".join(HEADS)
@@ -196,10 +199,10 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
 async def test_one_classifier_that_cant_answer_leaves_no_half_answers(classifier):
     class Busy:
         async def classify(self, images):
-            return [Overloaded("busy")] * len(images.choices)
+            return Answers([Overloaded("busy")] * len(images.choices), Trace({}, 0, ""))
 
     preprocessor = Preprocessor([Handle(classifier), Handle(Busy())], Settings())
-    (answer,) = await preprocessor.classify([asked(photo())])
+    (answer,), _ = await preprocessor.classify([asked(photo())])
     assert isinstance(answer, Overloaded)
 
 
@@ -213,7 +216,7 @@ async def test_a_call_is_made_once_more_when_its_replica_died(classifier):
                 raise ActorUnavailableError("gone", None)
             return await classifier.classify(images)
 
-    (answer,) = await Preprocessor([Handle(DiesOnce())], Settings()).classify([asked(photo())])
+    (answer,), _ = await Preprocessor([Handle(DiesOnce())], Settings()).classify([asked(photo())])
     assert isinstance(answer, bytes)
 
 
@@ -224,6 +227,38 @@ async def test_without_a_living_replica_the_service_is_unavailable():
 
     with pytest.raises(Unavailable):
         await Preprocessor([Handle(Dead())], Settings()).classify([asked(photo())])
+
+
+async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
+    _, trace = await Preprocessor([Handle(classifier)], Settings()).classify(
+        [asked(photo("red")), asked(b"no photo"), asked(photo("navy"))]
+    )
+    assert set(trace.stages_s) == {"decode", "images_queue", "inference", "encode"}
+    assert all(0 <= spent_s < 30 for spent_s in trace.stages_s.values())
+    assert (trace.batch, trace.model) == (2, "fashion/1")  # the bad one was never inferred
+    _, of_none = await Preprocessor([Handle(classifier)], Settings()).classify([asked(b"no photo")])
+    assert (list(of_none.stages_s), of_none.batch, of_none.model) == (["decode"], 0, "")
+
+
+async def test_groups_that_share_a_batch_each_learn_its_size(classifier):
+    groups = [pixels(n)[1] for n in (2, 3)]
+    done = await asyncio.gather(*map(classifier.classify, groups))
+    assert [trace.batch for _, trace in done] == [5, 5]
+
+
+async def test_failures_of_ours_are_logged_with_the_request_ids(classifier, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    group = [asked(photo())._replace(request_id=f"shop-{n}") for n in range(2)]
+    monkeypatch.setattr(classifier._model.engine, "infer", fail)
+    answers, _ = await preprocessor.classify(group)
+    assert [type(answer) for answer in answers] == [RuntimeError] * 2
+    assert "inference failed, requests shop-0, shop-1" in caplog.text
+    monkeypatch.setattr("deployments.preprocessor.decode", fail)
+    await preprocessor.classify(group)
+    assert "decoding failed, request shop-1" in caplog.text
 
 
 def copy_of_shipped(tmp_path, version):

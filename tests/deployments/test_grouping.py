@@ -7,6 +7,8 @@ import pytest
 
 from deployments.errors import ClientLeft, DeadlinePassed
 from deployments.grouping import Grouping
+from deployments.messages import Answers, Trace
+from deployments.request_log import Entry
 from deployments.settings import Grouping as Bounds
 from deployments.settings import Settings
 from mlc_core.errors import UndecodablePhoto
@@ -20,6 +22,7 @@ def stays():
 
 
 SMALL, LARGE = b"small", b"L" * 100
+TRACE = Trace({"decode": 0.1, "inference": 0.2}, 3, "fashion/1")
 
 
 class Preprocessor:
@@ -30,8 +33,9 @@ class Preprocessor:
     async def classify(self, group):
         self.groups.append([photo.data for photo in group])
         self.left_s = [photo.left_s for photo in group]
+        self.request_ids = [photo.request_id for photo in group]
         await self.gate.wait()
-        return [b"answer to " + photo.data for photo in group]
+        return Answers([b"answer to " + photo.data for photo in group], TRACE)
 
 
 @pytest.fixture
@@ -51,7 +55,9 @@ def grouping(preprocessor, deadline_s=5.0):
 
 async def test_small_photos_never_ride_with_large_ones_nor_wait_for_them(preprocessor):
     groups = grouping(preprocessor)
-    waiting = asyncio.ensure_future(groups.classify_many([SMALL, LARGE, SMALL, LARGE, LARGE], ANY))
+    waiting = asyncio.ensure_future(
+        groups.classify_many([SMALL, LARGE, SMALL, LARGE, LARGE], ANY, Entry("id"))
+    )
     async with asyncio.timeout(5):
         while len(preprocessor.groups) < 2:
             await asyncio.sleep(0)
@@ -64,7 +70,7 @@ async def test_a_photo_is_told_when_its_deadline_passes_and_carries_what_is_left
     groups = grouping(preprocessor, deadline_s=0.05)
     began = time.monotonic()
     with pytest.raises(DeadlinePassed):
-        await groups.classify(SMALL, ANY, stays)
+        await groups.classify(SMALL, ANY, stays, Entry("id"))
     assert time.monotonic() - began < 2
     assert 0 < preprocessor.left_s[0] <= 0.05
 
@@ -72,9 +78,9 @@ async def test_a_photo_is_told_when_its_deadline_passes_and_carries_what_is_left
 async def test_a_call_that_hangs_gives_its_slot_back_when_nobody_waits_for_it(preprocessor):
     groups = grouping(preprocessor, deadline_s=0.05)
     with pytest.raises(DeadlinePassed):  # its call is never answered
-        await groups.classify(b"hangs", ANY, stays)
+        await groups.classify(b"hangs", ANY, stays, Entry("id"))
     preprocessor.gate.set()
-    assert await groups.classify(SMALL, ANY, stays) == b"answer to " + SMALL
+    assert await groups.classify(SMALL, ANY, stays, Entry("id")) == b"answer to " + SMALL
 
 
 async def test_in_a_batch_only_those_without_an_answer_are_late(preprocessor):
@@ -84,22 +90,22 @@ async def test_in_a_batch_only_those_without_an_answer_are_late(preprocessor):
     async def answer_small_only(group):
         if group[0].data == LARGE:
             await asyncio.Event().wait()
-        return [b"answered"] * len(group)
+        return Answers([b"answered"] * len(group), TRACE)
 
     groups._send = answer_small_only
-    small, large = await groups.classify_many([SMALL, LARGE], ANY)
+    small, large = await groups.classify_many([SMALL, LARGE], ANY, Entry("id"))
     assert small == b"answered"
     assert isinstance(large, DeadlinePassed)
 
 
 async def test_a_client_that_left_while_waiting_costs_no_inference(preprocessor):
     groups = grouping(preprocessor)
-    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays))
+    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays, Entry("id")))
     async with asyncio.timeout(5):
         while not preprocessor.groups:
             await asyncio.sleep(0)
-    left = asyncio.ensure_future(groups.classify(b"left", ANY, lambda: True))
-    stayed = asyncio.ensure_future(groups.classify(b"stayed", ANY, stays))
+    left = asyncio.ensure_future(groups.classify(b"left", ANY, lambda: True, Entry("id")))
+    stayed = asyncio.ensure_future(groups.classify(b"stayed", ANY, stays, Entry("id")))
     await asyncio.sleep(0)
     preprocessor.gate.set()
     await asyncio.gather(running, stayed)
@@ -110,14 +116,34 @@ async def test_a_client_that_left_while_waiting_costs_no_inference(preprocessor)
 
 async def test_a_fault_is_raised_to_the_one_whose_photo_it_is(preprocessor):
     async def send(group):
-        return [UndecodablePhoto("bad") if p.data == b"bad" else p.data for p in group]
+        answers = [UndecodablePhoto("bad") if p.data == b"bad" else p.data for p in group]
+        return Answers(answers, TRACE)
 
     groups = grouping(preprocessor)
     groups._send = send
     good, bad = await asyncio.gather(
-        groups.classify(b"good", ANY, stays),
-        groups.classify(b"bad", ANY, stays),
+        groups.classify(b"good", ANY, stays, Entry("id")),
+        groups.classify(b"bad", ANY, stays, Entry("id")),
         return_exceptions=True,
     )
     assert good == b"good"
     assert isinstance(bad, UndecodablePhoto)
+
+
+async def test_a_request_learns_how_long_it_waited_and_what_its_groups_met(preprocessor):
+    groups = grouping(preprocessor)
+    first, second, entry = Entry("first"), Entry("second"), Entry("batch")
+    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays, first))
+    async with asyncio.timeout(5):
+        while not preprocessor.groups:
+            await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(groups.classify(b"waiting", ANY, stays, second))
+    await asyncio.sleep(0.05)
+    preprocessor.gate.set()
+    await asyncio.gather(running, waiting)
+    assert second.stages_s["small_photos_queue"] >= 0.05 > first.stages_s["small_photos_queue"]
+    assert (first.traces, second.traces) == ([TRACE], [TRACE])
+    await groups.classify_many([SMALL, LARGE], ANY, entry)
+    assert set(entry.stages_s) == {"small_photos_queue", "large_photos_queue"}
+    assert entry.traces == [TRACE, TRACE]
+    assert preprocessor.request_ids == ["batch"]
