@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+import pytest
 
-from deployments.local import processes, run_directory
+from deployments.local import free_ports, processes, run_directory
 
 PROJECT = Path(__file__).parent.parent
 START_WITHIN_S = 150
 STOP_WITHIN_S = 90
+_PORTS = free_ports()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return next(_PORTS)
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -48,6 +48,12 @@ def answers(url: str) -> bool:
             return response.status == 200
     except OSError:
         return False
+
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None,
+    reason="prometheus is not installed; scripts/install-test-packages does it",
+)
 
 
 class Running:

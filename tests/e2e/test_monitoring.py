@@ -1,13 +1,16 @@
 """What an SRE sees: a real Prometheus scrapes the running service while it is asked things."""
 
+import json
+import math
 import threading
 
 import httpx
 import pytest
+import yaml
 from photos import FORMATS, jpeg
-from prometheus import Prometheus, needs_prometheus
-from services import wait_until
+from services import PROJECT, Service, needs_prometheus, wait_until
 
+from bench.prometheus import Prometheus
 from deployments.metrics import ALL, PREDICTIONS
 from mlc_core.spec import HEADS
 
@@ -15,22 +18,49 @@ pytestmark = needs_prometheus
 EXPORTED_WITHIN_S = 60  # Ray exports every 10 s
 
 
+DASHBOARD = json.loads((PROJECT / "monitoring/dashboard.json").read_text())
+# What Grafana puts in the place of its variables.
+VARIABLES = {"$__rate_interval": "1m", "$application": "mlc", "$head": "color"}
+QUERIES = [
+    (panel["title"], target["expr"])
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", [])
+]
+
+
 @pytest.fixture(scope="module")
-def scraped(url, tmp_path_factory):
-    """A Prometheus that has scraped while good and bad photos were sent."""
+def autoscaled_url(write_config_to, tmp_path_factory):
+    """A service whose preprocessors Serve scales, so that there is something to see."""
+    folder = tmp_path_factory.mktemp("autoscaled")
+    file = write_config_to(folder)
+    config = yaml.safe_load(file.read_text())
+    for deployment in config["applications"][0]["deployments"]:
+        if deployment["name"] == "Preprocessor":
+            del deployment["num_replicas"]
+            deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 2}
+    file.write_text(yaml.safe_dump(config))
+    with Service(folder / "output", file) as service:
+        yield service.wait_until_ready().url
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def scraped(autoscaled_url, tmp_path_factory):
+    """A Prometheus that scrapes while good and bad photos are sent."""
     over = threading.Event()
 
     def ask():
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=autoscaled_url, timeout=30, trust_env=False) as client:
             while not over.is_set():
                 for photo in (jpeg(), FORMATS["png"], b"no photo"):
                     client.post("/v1/classify", content=photo)
+                client.get("/made/up")
                 over.wait(0.02)
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        with Prometheus(tmp_path_factory.mktemp("prometheus"), url) as prometheus:
+        with Prometheus(tmp_path_factory.mktemp("prometheus"), autoscaled_url) as prometheus:
             yield prometheus
     finally:
         over.set()
@@ -43,6 +73,19 @@ def test_every_metric_is_scraped_with_its_labels(scraped, declared):
     wait_until(lambda: scraped.query(name), name, EXPORTED_WITHIN_S)
     for series in scraped.query(name):
         assert {*declared.labels, "deployment", "replica", "application"} <= set(series["metric"])
+
+
+@pytest.mark.parametrize(("title", "query"), QUERIES, ids=[title for title, _ in QUERIES])
+def test_every_query_of_the_dashboard_has_an_answer(scraped, title, query):
+    for variable, value in VARIABLES.items():
+        query = query.replace(variable, value)
+    assert "$" not in query
+
+    def numbers():
+        values = [float(series["value"][1]) for series in scraped.query(query)]
+        return [value for value in values if not math.isnan(value)]
+
+    wait_until(numbers, query, EXPORTED_WITHIN_S)
 
 
 def test_every_recording_rule_has_a_value_and_every_alert_is_evaluated(scraped):
@@ -73,8 +116,7 @@ def test_problems_and_formats_are_told_apart(scraped):
         wait_until(lambda: scraped.query(expression), expression, EXPORTED_WITHIN_S)  # noqa: B023
 
 
-def test_a_made_up_path_makes_no_series(scraped, client):
-    client.get("/made/up")
+def test_a_made_up_path_makes_no_series(scraped):
     other = 'ray_mlc_request_s_count{route="other", status="404"}'
     wait_until(lambda: scraped.query(other), other, EXPORTED_WITHIN_S)
     assert scraped.query('ray_mlc_request_s_count{route=~".*made.*"}') == []

@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 from photos import jpeg
-from prometheus import Prometheus
 from services import (
     PROJECT,
     START_WITHIN_S,
@@ -22,6 +21,7 @@ from services import (
     wait_until,
 )
 
+from bench.prometheus import Prometheus
 from deployments.app import FAST_FLAGS
 from deployments.local import processes, run_directory
 from mlc_core.spec import HEADS

@@ -1,0 +1,258 @@
+"""The Grafana dashboard: `python -m monitoring.dashboard` prints monitoring/dashboard.json.
+
+Built with Grafana's own types, so that what is printed is what Grafana reads. Metrics are those of
+deployments/metrics.py and Serve's; the series with colons are recorded by monitoring/rules.yaml.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from itertools import count
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import StackingMode
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DataSourceRef,
+    Threshold,
+    ThresholdsMode,
+)
+
+_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+_APP = 'application=~"$application"'
+_CLASSIFY = f'{_APP}, route=~"/v1/classify.*"'
+_ANSWERED = f'{_APP}, route="/v1/classify", status="200"'
+_HEAD = f'{_APP}, head="$head"'
+_WIDE = 24  # columns that Grafana has
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        queries: (PromQL, legend); a legend's {{label}} is filled in for each series.
+        unit: Grafana's name of it.
+        stacked: one area on the other, where their sum means something.
+        limits: for a number instead of a plot: from where it turns orange, then red.
+    """
+
+    title: str
+    text: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    stacked: bool = False
+    limits: tuple[float, ...] | None = None
+
+
+def _rate(metric: str, selector: str, by: str) -> str:
+    return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def _quantile(share: float, metric: str, selector: str, by: str = "") -> str:
+    buckets = _rate(f"{metric}_bucket", selector, f"{by}, le" if by else "le")
+    return f"histogram_quantile({share}, {buckets})"
+
+
+def _mean(metric: str, selector: str, by: str) -> str:
+    return f"{_rate(f'{metric}_sum', selector, by)} / {_rate(f'{metric}_count', selector, by)}"
+
+
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Objectives": (
+        Panel(
+            "Errors", "Share of the answers of 5 minutes that are 5xx; the objective is 0.1%.",
+            "percentunit", ((f"mlc:error_ratio:rate5m{{{_APP}}}", ""),), limits=(0.001, 0.0144),
+        ),
+        Panel(
+            "Slower than 0.5 s", "Share of the good answers of 5 minutes; the objective is 1%.",
+            "percentunit", ((f"mlc:slow_ratio:rate5m{{{_APP}}}", ""),), limits=(0.01, 0.144),
+        ),
+        Panel(
+            "p99", "Of the good answers of 5 minutes.", "s",
+            ((f"mlc:request_p99_s:rate5m{{{_APP}}}", ""),), limits=(0.5, 2),
+        ),
+        Panel(
+            "Requests a second", "To classify, over 5 minutes.", "reqps",
+            ((f"mlc:requests:rate5m{{{_APP}}}", ""),), limits=(),
+        ),
+        Panel(
+            "Busiest engine", "Share of 5 minutes; over 90% queues grow.", "percentunit",
+            ((f"max(mlc:engine_busy:rate5m{{{_APP}}})", ""),), limits=(0.75, 0.9),
+        ),
+        Panel(
+            "Alerts that fire", "docs/runbook.md says what to do about each.", "none",
+            (('count(ALERTS{alertname=~"Mlc.*", alertstate="firing"}) or vector(0)', ""),),
+            limits=(1, 2),
+        ),
+    ),
+    "Traffic and errors": (
+        Panel(
+            "Requests a second, by status", "To classify.", "reqps",
+            ((_rate("ray_mlc_request_s_count", _CLASSIFY, "status"), "{{status}}"),), stacked=True,
+        ),
+        Panel(
+            "Problems a second, by name", "Of photos and of requests; who is at fault.", "cps",
+            ((_rate("ray_mlc_problems_total", _APP, "problem"), "{{problem}}"),), stacked=True,
+        ),
+        Panel(
+            "Photos a second, by format", "Told by their bytes.", "cps",
+            ((_rate("ray_mlc_photos_total", _APP, "format"), "{{format}}"),), stacked=True,
+        ),
+        Panel(
+            "Budget burn", "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
+            "14.4 pages, 6 for six hours makes a ticket.", "none",
+            ((f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
+             (f"mlc:slow_ratio:rate1h{{{_APP}}} / 0.01", "slow answers")),
+        ),
+    ),
+    "Latency": (
+        Panel(
+            "Of a request for one photo", "Answered well, from its head to its answer.", "s",
+            tuple((_quantile(share, "ray_mlc_request_s", _ANSWERED), f"p{100 * share:.0f}")
+                  for share in (0.5, 0.9, 0.99)),
+        ),
+        Panel(
+            "p99 by stage", "The one that grew is where to look.", "s",
+            ((_quantile(0.99, "ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),),
+        ),
+        Panel(
+            "Mean by stage", "Where the time goes.", "s",
+            ((_mean("ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),), stacked=True,
+        ),
+    ),
+    "Batching and queues": (
+        Panel(
+            "Items in a group or batch, mean", "They fill as load grows.", "none",
+            ((_mean("ray_mlc_batch_items", _APP, "queue"), "{{queue}}"),),
+        ),
+        Panel(
+            "Groups and batches a second", "Each is a call, or a run of the engine.", "cps",
+            ((_rate("ray_mlc_batch_items_count", _APP, "queue"), "{{queue}}"),),
+        ),
+        Panel(
+            "Photos that wait", "Not taken by a group or batch yet; read every 2 s.", "none",
+            ((f"sum by (queue) (ray_mlc_waiting{{{_APP}}})", "{{queue}}"),),
+        ),
+    ),
+    "Replicas and autoscaling": (
+        Panel(
+            "Replicas", "Healthy ones.", "none",
+            ((f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{_APP}}})",
+              "{{deployment}}"),),
+        ),
+        Panel(
+            "Replicas that autoscaling asks for", "Where it is on.", "none",
+            ((f"max by (deployment) (ray_serve_autoscaling_target_replicas{{{_APP}}})",
+              "{{deployment}}"),),
+        ),
+        Panel(
+            "Engine busy", "Share of the time, by replica.", "percentunit",
+            ((f"rate(ray_mlc_engine_busy_s_total{{{_APP}}}[$__rate_interval])", "{{replica}}"),),
+        ),
+    ),
+    "Model": (
+        Panel(
+            "In service", "Replicas, by what they answer with.", "none",
+            ((f"count by (model, version, engine, precision) (ray_mlc_model_in_service{{{_APP}}})",
+              "{{model}} {{version}}, {{engine}} {{precision}}"),),
+        ),
+        Panel(
+            "Photos a second, by version", "A roll-out passes from one to the other.", "cps",
+            ((f"max by (version) ({_rate('ray_mlc_predictions_total', _APP, 'version, head')})",
+              "{{version}}"),), stacked=True,
+        ),
+        Panel(
+            "Load and warm-up", "Of the slowest replica.", "s",
+            ((f"max(ray_mlc_model_load_s{{{_APP}}})", "load"),
+             (f"max(ray_mlc_model_warm_up_s{{{_APP}}})", "warm-up")),
+        ),
+        Panel(
+            "Updates", "Since the replicas started; stuck ones serve the model before.", "none",
+            ((f"sum by (outcome) (ray_mlc_model_updates_total{{{_APP}}})", "{{outcome}}"),
+             (f"sum(ray_mlc_model_update_stuck{{{_APP}}})", "stuck now")),
+        ),
+    ),
+    "Predictions and confidence": (
+        Panel(
+            "Confidence, mean", "It sinks when the model meets photos it was not trained for.",
+            "percentunit",
+            ((_mean("ray_mlc_confidence", _APP, "head, version"),
+              "{{head}}, version {{version}}"),),
+        ),
+        Panel(
+            "Confidence, least sure tenth", "Moves first.", "percentunit",
+            ((_quantile(0.1, "ray_mlc_confidence", _APP, "head, version"),
+              "{{head}}, version {{version}}"),),
+        ),
+        Panel(
+            "Classes named most: $head", "What the shop sends.", "cps",
+            ((f"topk(8, {_rate('ray_mlc_predictions_total', _HEAD, 'class')})", "{{class}}"),),
+        ),
+    ),
+}  # fmt: skip
+
+
+def build() -> dashboard.Dashboard:
+    """The dashboard, with variables for the data source, the application and a head."""
+    built = (
+        dashboard.Dashboard("Product photo classifier")
+        .uid("mlc")
+        .description("When p99 climbs: docs/runbook.md has an entry for each alert.")
+        .tags(["mlc", "ray-serve"])
+        .timezone("browser")
+        .refresh("30s")
+        .time("now-1h", "now")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(dashboard.DatasourceVariable("datasource").type("prometheus"))
+        .with_variable(
+            _variable("application", "label_values(ray_mlc_request_s_count, application)")
+            .include_all(True)
+            .multi(True)
+        )
+        .with_variable(_variable("head", "label_values(ray_mlc_confidence_count, head)"))
+    )
+    ids = count(1)
+    for title, panels in ROWS.items():
+        built = built.with_row(dashboard.Row(title).id(next(ids)))
+        for panel in panels:
+            built = built.with_panel(_panel(panel, _WIDE // len(panels)).id(next(ids)))
+    return built
+
+
+def _variable(name: str, query: str) -> dashboard.QueryVariable:
+    return dashboard.QueryVariable(name).datasource(_SOURCE).query(query)
+
+
+def _panel(panel: Panel, columns: int) -> timeseries.Panel | stat.Panel:
+    built: timeseries.Panel | stat.Panel
+    if panel.limits is not None:
+        steps = [
+            Threshold(value=limit, color=color)
+            for limit, color in zip((None, *panel.limits), ("green", "orange", "red"), strict=False)
+        ]
+        thresholds = dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
+        built = stat.Panel().thresholds(thresholds).height(4)
+    else:
+        legend = common.VizLegendOptions().show_legend(True)
+        built = timeseries.Panel().legend(legend).fill_opacity(10).min(0).height(8)
+        if panel.stacked:
+            normal = common.StackingConfig().mode(StackingMode.NORMAL).group("A")
+            built = built.stacking(normal).fill_opacity(40)
+    built = built.title(panel.title).description(panel.text).unit(panel.unit).span(columns)
+    built = built.datasource(_SOURCE)
+    for number, (expression, legend_text) in enumerate(panel.queries):
+        query = prometheus.Dataquery().expr(expression).ref_id(chr(ord("A") + number))
+        built = built.with_target(query.legend_format(legend_text) if legend_text else query)
+    return built
+
+
+def text() -> str:
+    """monitoring/dashboard.json."""
+    return JSONEncoder(sort_keys=True, indent=2).encode(build().build()) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
