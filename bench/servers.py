@@ -15,11 +15,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
+from http.client import HTTPException
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import psutil
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.local import free_ports, processes, run_directory
@@ -75,6 +77,27 @@ class Server:
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
 
+    def deploy(self, config: Path) -> None:
+        """As `serve deploy` does; returns when Serve has taken it, not when it has done it."""
+        done = yaml.safe_load(config.read_text())
+        done["http_options"] |= {"host": "127.0.0.1", "port": self.port}
+        file = config.with_suffix(".deployed.yaml")
+        file.write_text(yaml.safe_dump(done))
+        serve = Path(sys.executable).with_name("serve")
+        subprocess.run(
+            [serve, "deploy", "-a", self._ray_url(), file], check=True, capture_output=True
+        )
+
+    def _ray_url(self) -> str:
+        """Where Ray's dashboard process takes configs."""
+        for process in processes(self.port):
+            if _name(process) == "dashboard":
+                for socket in process.net_connections("tcp"):
+                    url = f"http://127.0.0.1:{socket.laddr.port}"
+                    if socket.status == psutil.CONN_LISTEN and _succeeds(f"{url}/api/version"):
+                        return url
+        raise RuntimeError("Ray's dashboard does not run")
+
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds spent so far, by the name of each process."""
         spent: dict[str, float] = defaultdict(float)
@@ -121,11 +144,7 @@ class Server:
         return sizes
 
     def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):  # noqa: S310
-                return True
-        except OSError:
-            return False
+        return _succeeds(f"{self.url}/readyz")
 
 
 def elsewhere(function: Callable[..., Result], *args: Any) -> Result:
@@ -163,6 +182,15 @@ def _name(process: psutil.Process) -> str:
         if part in command:
             return name
     return "other Ray"
+
+
+def _succeeds(url: str) -> bool:
+    """Whether it answers, and with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310  (http, ours)
+            return True
+    except (OSError, HTTPException):
+        return False
 
 
 def machine() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from deployments import body, problems
 from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
 from deployments.exposition import exposition
 from deployments.messages import Answer
-from deployments.metrics import PROBLEMS, REQUEST_S, STAGE_S, record
+from deployments.metrics import PROBLEMS, REQUEST_S, record
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.request_log import Entry, RequestLog, begin_entry, entry_of
@@ -153,10 +153,13 @@ class _OnePhoto:
                 raise ClientLeft("the client left before its photo was queued")
             answer = await self._photos.classify(photo, choice, partial(_hung_up, receive), entry)
         except Exception as error:  # whatever it is, the client gets its problem details
-            await problems.answer(error, request, settings.retry_after_s)(scope, receive, send)
+            response = problems.answer(error, request, settings.retry_after_s)
+            entry.status = response.status_code
+            await response(scope, receive, send)
             return
+        entry.status = int(HTTPStatus.OK)
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
+        await send({"type": "http.response.start", "status": entry.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
 
@@ -174,36 +177,36 @@ class _Api(Starlette):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        entry, path, status = begin_entry(scope), scope["path"], 0
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        entry, path = begin_entry(scope), scope["path"]
+        entry.route = path if path in self._paths else "other"
         try:
             if path == ONE_PHOTO and scope["method"] == "POST":
-                await self._one_photo(scope, receive, send_and_note)
+                await self._one_photo(scope, receive, send)
             else:
-                await super().__call__(scope, receive, send_and_note)
+                await super().__call__(scope, receive, _noting_status(send, entry))
         except asyncio.CancelledError:  # by Serve, when the client of a batch leaves
-            status, entry.problem = problems.CLIENT_LEFT
+            entry.status, entry.problem = problems.CLIENT_LEFT
             record(PROBLEMS, 1, problem=entry.problem)
             raise
         finally:
-            # Any other path is a name that somebody made up.
-            route, took_s = path if path in self._paths else "other", time.monotonic() - entry.began
-            record(REQUEST_S, took_s, route=route, status=f"{status:d}")
-            self._request_log.write(entry, route, status, took_s)
+            self._request_log.end(entry)
+            record(REQUEST_S, entry.took_s, route=entry.route, status=str(entry.status))
+
+
+def _noting_status(send: Send, entry: Entry) -> Send:
+    async def send_and_note(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            entry.status = int(message["status"])
+        await send(message)
+
+    return send_and_note
 
 
 async def _read(body: Awaitable[_Body], entry: Entry) -> _Body:
     """What a body brings, and how long it took to arrive."""
     began = time.monotonic()
     photos = await body
-    entry.stages_s["read"] = read_s = time.monotonic() - began
-    record(STAGE_S, read_s, stage="read")
+    entry.stages_s["read"] = time.monotonic() - began
     return photos
 
 

@@ -21,13 +21,13 @@ from deployments.metrics import (
     MODEL,
     MODEL_LOAD_S,
     MODEL_WARM_UP_S,
-    PERIOD_S,
     STAGE_S,
     UPDATE_STUCK,
     UPDATES,
     WAITING,
     Predictions,
     batch_observer,
+    export,
     record,
 )
 from deployments.settings import ClassifierConfig, Settings, parse
@@ -70,7 +70,7 @@ class Classifier:
         self._model: _Model | None = None
         self._update_stuck = False
         self._background = asyncio.get_running_loop().create_task(
-            self._export(), context=contextvars.Context()
+            export(self._gauge), context=contextvars.Context()
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -95,20 +95,14 @@ class Classifier:
                     self._model.artifact.spec.version,
                 )
 
-    async def _export(self) -> None:
-        """What is exported by the clock, until cancelled.
-
-        Gauges too: Ray exports one only while it is being set.
-        """
-        while True:
-            record(WAITING, self._batcher.waiting, queue="images")
-            record(UPDATE_STUCK, self._update_stuck)
-            if self._model is not None:
-                record(MODEL, 1, **_identity(self._model))
-                record(MODEL_LOAD_S, self._model.load_s)
-                record(MODEL_WARM_UP_S, self._model.warm_up_s)
-                self._model.predictions.export()
-            await asyncio.sleep(PERIOD_S)
+    def _gauge(self) -> None:
+        record(WAITING, self._batcher.waiting, queue="images")
+        record(UPDATE_STUCK, self._update_stuck)
+        if self._model is not None:
+            record(MODEL, 1, **_identity(self._model))
+            record(MODEL_LOAD_S, self._model.load_s)
+            record(MODEL_WARM_UP_S, self._model.warm_up_s)
+            self._model.predictions.export()
 
     async def classify(self, images: Images) -> Answers:
         """Answer each image of a group, in its order."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import ray
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 PREFIXES = ("ray_mlc_", "ray_serve_")
 _NODE_TIMEOUT_S = 1.0
@@ -32,38 +30,29 @@ async def exposition() -> bytes:
 
 
 def merge(texts: Sequence[str | None]) -> bytes:
-    """One text of what each node said; None is a node that said nothing."""
-    families: dict[str, Metric] = {}
+    """One text of what each node said; None is a node that said nothing.
+
+    Line by line: to parse and write a node's 1,500 lines anew took the ingress 0.16 s at each
+    scrape (2 cores, 2026-11), time in which no photo moves.
+    """
+    heads: dict[str, dict[str, str]] = {}  # family -> HELP or TYPE -> its line
+    samples: dict[str, list[str]] = {}
     for text in texts:
-        for family in text_string_to_metric_families(_ours(text or "")):
-            known = families.setdefault(family.name, family)
-            if known is not family:
-                known.samples.extend(family.samples)
-    unreachable = GaugeMetricFamily("mlc_nodes_unreachable", "Nodes whose agent did not answer.")
-    unreachable.add_metric([], sum(text is None for text in texts))
+        family = ""
+        for line in (text or "").splitlines(keepends=True):
+            if line.startswith("# "):
+                _, kind, family, *_ = line.split(" ", 3)
+                if family.startswith(PREFIXES):
+                    heads.setdefault(family, {}).setdefault(kind, line)
+            elif family.startswith(PREFIXES):
+                samples.setdefault(family, []).append(line)
+    lines = (line for f in heads for line in (*heads[f].values(), *samples.get(f, ())))
     registry = CollectorRegistry()
-    registry.register(_Families([*families.values(), unreachable]))
-    return generate_latest(registry)
-
-
-class _Families:
-    """What prometheus_client takes for a collector."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._families
-
-
-def _ours(text: str) -> str:
-    """The lines that are ours; parsing the others would hold up photos."""
-    lines = []
-    for line in text.splitlines(keepends=True):
-        name = line.split(" ", 3)[2] if line.startswith(("# HELP ", "# TYPE ")) else line
-        if name.startswith(PREFIXES):
-            lines.append(line)
-    return "".join(lines)
+    unreachable = Gauge(
+        "mlc_nodes_unreachable", "Nodes whose agent did not answer.", registry=registry
+    )
+    unreachable.set(sum(text is None for text in texts))
+    return "".join(lines).encode() + generate_latest(registry)
 
 
 def _fetch(url: str) -> str | None:

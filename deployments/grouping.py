@@ -11,7 +11,7 @@ from typing import NamedTuple
 from deployments.batching import Batcher
 from deployments.errors import DeadlinePassed
 from deployments.messages import Answer, Answers, Photo, left_s
-from deployments.metrics import batch_observer
+from deployments.metrics import STAGE_S, WAITING, batch_observer, record
 from deployments.request_log import Entry
 from deployments.settings import Settings
 from mlc_core.labels import Choice
@@ -78,9 +78,10 @@ class Grouping:
         finally:
             timer.cancel()
 
-    def waiting(self) -> dict[str, int]:
-        """Photos that no group has taken yet, by lane."""
-        return {"small_photos": self._small.waiting, "large_photos": self._large.waiting}
+    def gauge(self) -> None:
+        """Record how many photos no group has taken yet, in each lane."""
+        record(WAITING, self._small.waiting, queue="small_photos")
+        record(WAITING, self._large.waiting, queue="large_photos")
 
     async def classify_many(
         self, photos: Sequence[bytes], choice: Choice, entry: Entry
@@ -121,6 +122,7 @@ class Grouping:
         ]
         for photo in group:  # of a request's photos, the first of its last group waited longest
             photo.entry.stages_s[queue] = now - photo.since
+        record(STAGE_S, max(photo.entry.stages_s["read"] for photo in group), stage="read")
         last_deadline = max(photo.deadline for photo in group)
         try:
             # Nobody waits for it any longer then: a call that hangs must not keep its slot.

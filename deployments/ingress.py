@@ -15,7 +15,7 @@ from deployments.calls import call, connect
 from deployments.grouping import Grouping
 from deployments.merging import merge_models
 from deployments.messages import Answers, Photo
-from deployments.metrics import gauge_waiting
+from deployments.metrics import export
 from deployments.readiness import Readiness
 from deployments.request_log import RequestLog, beside_serves_log
 from deployments.settings import Settings
@@ -40,7 +40,7 @@ class Ingress:
             asyncio.get_running_loop().create_task(work, context=contextvars.Context())
             for work in (
                 self._readiness.watch(),
-                gauge_waiting(self._grouping.waiting),
+                export(self._grouping.gauge),
                 self._request_log.keep_flushing(),
             )
         ]

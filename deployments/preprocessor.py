@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import sys
 import time
@@ -20,7 +21,7 @@ from deployments.calls import call, connect
 from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
 from deployments.merging import merge_answers, merge_traces
 from deployments.messages import Answer, Answers, Images, Photo, Trace, deadline, left_s
-from deployments.metrics import PHOTOS, STAGE_S, record
+from deployments.metrics import PHOTOS, STAGE_S, export, record
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
 from mlc_core.photo import decode, format_of
@@ -61,6 +62,9 @@ class Preprocessor:
         # Large photos have threads of their own, so that small ones never wait behind them.
         self._small = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="small")
         self._large = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="large")
+        self._background = asyncio.get_running_loop().create_task(
+            export(lambda: None), context=contextvars.Context()
+        )
 
     async def classify(self, photos: list[Photo]) -> Answers:
         """Answer each photo of a group, in its order.

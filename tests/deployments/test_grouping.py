@@ -144,6 +144,6 @@ async def test_a_request_learns_how_long_it_waited_and_what_its_groups_met(prepr
     assert second.stages_s["small_photos_queue"] >= 0.05 > first.stages_s["small_photos_queue"]
     assert (first.traces, second.traces) == ([TRACE], [TRACE])
     await groups.classify_many([SMALL, LARGE], ANY, entry)
-    assert set(entry.stages_s) == {"small_photos_queue", "large_photos_queue"}
+    assert set(entry.stages_s) == {"read", "small_photos_queue", "large_photos_queue"}
     assert entry.traces == [TRACE, TRACE]
     assert preprocessor.request_ids == ["batch"]

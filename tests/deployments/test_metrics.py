@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deployments import metrics
 from deployments.exposition import merge
@@ -52,7 +54,28 @@ def test_nodes_are_merged_and_one_that_is_silent_is_counted():
     texts = [NODE.format(node="a", count=1), None, NODE.format(node="b", count=2)]
     lines = merge(texts).decode().splitlines()
     assert lines.count("# TYPE ray_mlc_photos_total counter") == 1
-    assert 'ray_mlc_photos_total{node="a"} 1.0' in lines
-    assert 'ray_mlc_photos_total{node="b"} 2.0' in lines
+    assert 'ray_mlc_photos_total{node="a"} 1' in lines
+    assert 'ray_mlc_photos_total{node="b"} 2' in lines
     assert "mlc_nodes_unreachable 1.0" in lines
     assert not any("ray_node_cpu" in line for line in lines)
+
+
+def test_what_is_merged_is_what_prometheus_reads():
+    nodes = []
+    for node in ("a", "b"):
+        registry = CollectorRegistry()
+        waits = Histogram("ray_mlc_waits", "Waits", ("node",), registry=registry, buckets=(1, 2))
+        waits.labels(node).observe(1.5)
+        Gauge("other", "Not ours", registry=registry).set(1)
+        Counter("ray_serve_calls", "Calls", ("node",), registry=registry).labels(node).inc(3)
+        nodes.append(generate_latest(registry).decode())
+    families = {f.name: f for f in text_string_to_metric_families(merge(nodes).decode())}
+    for name, kind, of_each in (
+        ("ray_mlc_waits", "histogram", 5),
+        ("ray_serve_calls", "counter", 1),
+    ):
+        assert families[name].type == kind
+        assert families[name].documentation
+        assert len([s for s in families[name].samples if "_created" not in s.name]) == 2 * of_each
+    assert "other" not in families
+    assert families["mlc_nodes_unreachable"].samples[0].value == 0

@@ -132,7 +132,8 @@ async def test_a_batch_is_one_line_with_its_photos_and_the_longest_of_each_stage
     entry.traces = [TRACE, TRACE._replace(stages_s={"decode": 0.9, "inference": 0.1}, batch=2)]
     lines = Lines()
     log = RequestLog(RequestLogging(), lines)
-    log.write(entry, "/v1/classify/batch", 200, 1.0)
+    entry.status = 200
+    log.end(entry)
     log.flush()
     (line,) = map(json.loads, lines.lines)
     assert (line["stages_s"]["decode"], line["stages_s"]["inference"], line["batch"]) == (
@@ -153,7 +154,7 @@ async def test_lines_reach_the_file_by_the_clock():
     lines = Lines()
     log = RequestLog(RequestLogging(), lines)
     flushing = asyncio.create_task(log.keep_flushing())
-    log.write(Entry("id"), "/healthz", 200, 0.001)
+    log.end(Entry("id"))
     async with asyncio.timeout(5):
         while not lines.lines:
             await asyncio.sleep(0.01)
@@ -178,7 +179,7 @@ def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log, tmp_
     handler = beside_serves_log()
     log = RequestLog(RequestLogging(), handler)
     for _ in range(100):
-        log.write(Entry("id"), "/healthz", 200, 0.001)
+        log.end(Entry("id"))
         log.flush()
     handler.close()
     files = sorted(file.name for file in tmp_path.glob("requests_*"))

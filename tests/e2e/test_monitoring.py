@@ -10,6 +10,7 @@ import yaml
 from photos import FORMATS, jpeg
 from services import PROJECT, Service, needs_prometheus, wait_until
 
+from bench.dashboard import as_grafana_asks
 from bench.prometheus import Prometheus
 from deployments.metrics import ALL, PREDICTIONS
 from mlc_core.spec import HEADS
@@ -19,8 +20,6 @@ EXPORTED_WITHIN_S = 60  # Ray exports every 10 s
 
 
 DASHBOARD = json.loads((PROJECT / "monitoring/dashboard.json").read_text())
-# What Grafana puts in the place of its variables.
-VARIABLES = {"$__rate_interval": "1m", "$application": "mlc", "$head": "color"}
 QUERIES = [
     (panel["title"], target["expr"])
     for panel in DASHBOARD["panels"]
@@ -77,8 +76,7 @@ def test_every_metric_is_scraped_with_its_labels(scraped, declared):
 
 @pytest.mark.parametrize(("title", "query"), QUERIES, ids=[title for title, _ in QUERIES])
 def test_every_query_of_the_dashboard_has_an_answer(scraped, title, query):
-    for variable, value in VARIABLES.items():
-        query = query.replace(variable, value)
+    query = as_grafana_asks(query)
     assert "$" not in query
 
     def numbers():
