@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate bench compare lock
+.PHONY: serve stop test check train evaluate bench observability compare lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT)
@@ -25,6 +25,10 @@ check: .venv/dev
 # Needs wrk, which scripts/install-test-packages installs.
 bench: .venv/dev
 	$(BIN)/python -m bench
+
+# What metrics, logs and ids cost, and the pictures of the dashboard. Needs wrk and prometheus.
+observability: .venv/dev
+	$(BIN)/python -m bench.observability
 
 # DATA: a Fashion Product Images data set, directory or zip
 train: .venv/dev

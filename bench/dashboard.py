@@ -153,7 +153,7 @@ def _filled_in(legend: str, labels: Mapping[str, str]) -> str:
 
 def _row(title: str, panels: Sequence[tuple[Panel, list[Series]]]) -> Figure:
     numbers = all(panel.limits is not None for panel, _ in panels)
-    figure = Figure(figsize=(15, 1.4 if numbers else 3.4), layout="constrained")
+    figure = Figure(figsize=(15, 1.4 if numbers else 3.8), layout="constrained")
     figure.suptitle(title, x=0.005, ha="left", weight="bold")
     for axes, (panel, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axes.set_title(as_grafana_asks(panel.title))
@@ -188,4 +188,4 @@ def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     else:
         axes.set_ylabel(_UNITS[panel.unit])
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
-from http.client import HTTPException
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -78,25 +77,38 @@ class Server:
         self._process.wait()
 
     def deploy(self, config: Path) -> None:
-        """As `serve deploy` does; returns when Serve has taken it, not when it has done it."""
+        """As `serve deploy` does; returns when Serve has taken it, not when it has done it.
+
+        Raises:
+            RuntimeError: Serve did not take it.
+        """
         done = yaml.safe_load(config.read_text())
         done["http_options"] |= {"host": "127.0.0.1", "port": self.port}
         file = config.with_suffix(".deployed.yaml")
         file.write_text(yaml.safe_dump(done))
         serve = Path(sys.executable).with_name("serve")
-        subprocess.run(
-            [serve, "deploy", "-a", self._ray_url(), file], check=True, capture_output=True
-        )
+        said = ["Ray's dashboard does not run"]
+        # The process listens for metrics and more as well; just one of its ports takes configs.
+        for port in self._dashboard_ports():
+            address = f"http://127.0.0.1:{port}"
+            taken = subprocess.run(
+                [serve, "deploy", "--address", address, file],
+                check=False, capture_output=True, text=True,
+                env=os.environ | {"RAY_AUTH_MODE": "token"},  # as `ray.init` sets a cluster up
+            )  # fmt: skip
+            if taken.returncode == 0:
+                return
+            said.append(taken.stdout + taken.stderr)
+        raise RuntimeError("\n".join(said))
 
-    def _ray_url(self) -> str:
-        """Where Ray's dashboard process takes configs."""
-        for process in processes(self.port):
-            if _name(process) == "dashboard":
-                for socket in process.net_connections("tcp"):
-                    url = f"http://127.0.0.1:{socket.laddr.port}"
-                    if socket.status == psutil.CONN_LISTEN and _succeeds(f"{url}/api/version"):
-                        return url
-        raise RuntimeError("Ray's dashboard does not run")
+    def _dashboard_ports(self) -> list[int]:
+        return [
+            each.laddr.port
+            for process in processes(self.port)
+            if _name(process) == "dashboard"
+            for each in process.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        ]
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds spent so far, by the name of each process."""
@@ -144,7 +156,11 @@ class Server:
         return sizes
 
     def _ready(self) -> bool:
-        return _succeeds(f"{self.url}/readyz")
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):  # noqa: S310
+                return True
+        except OSError:
+            return False
 
 
 def elsewhere(function: Callable[..., Result], *args: Any) -> Result:
@@ -182,15 +198,6 @@ def _name(process: psutil.Process) -> str:
         if part in command:
             return name
     return "other Ray"
-
-
-def _succeeds(url: str) -> bool:
-    """Whether it answers, and with success."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310  (http, ours)
-            return True
-    except (OSError, HTTPException):
-        return False
 
 
 def machine() -> dict[str, Any]:

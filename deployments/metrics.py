@@ -8,6 +8,8 @@ the prefix `ray_`. Made inside a replica, never at import: Serve adds its tags t
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from ray.serve import metrics as ray_metrics
 
 from mlc_core.engine import Probabilities
 from mlc_core.spec import Spec
+
+logger = logging.getLogger("ray.serve")
 
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 # Steps of about 1.5, so that a quantile read from them is within a quarter of what it was.
@@ -180,11 +184,15 @@ async def export(gauges: Callable[[], None]) -> None:
     Args:
         gauges: records what is as it is now; Ray exports a gauge only while it is being set.
     """
-    while True:
-        gauges()
-        for _ in range(round(_GAUGES_EVERY_S / _HAND_OVER_EVERY_S)):
+    turns = round(_GAUGES_EVERY_S / _HAND_OVER_EVERY_S)
+    for turn in itertools.count():
+        try:
+            if turn % turns == 0:
+                gauges()
             hand_over()
-            await asyncio.sleep(_HAND_OVER_EVERY_S)
+        except Exception:  # one that can't be told must not end the telling of all others
+            logger.exception("a metric can't be exported")
+        await asyncio.sleep(_HAND_OVER_EVERY_S)
 
 
 def batch_observer(queue: str) -> Callable[[int, float], None]:

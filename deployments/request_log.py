@@ -89,12 +89,15 @@ class RequestLog:
         entry.ended, entry.took_s = time.time(), time.monotonic() - entry.began
         self._ended.append(entry)
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """Write a line for each request that ended since."""
         ended, self._ended = self._ended, []
         lines = [_line(entry) for entry in ended if self._wanted(entry)]
         if lines:
-            self._handler.handle(logging.makeLogRecord({"msg": "\n".join(lines)}))
+            record = logging.makeLogRecord({"msg": "\n".join(lines)})
+            await asyncio.to_thread(
+                self._handler.handle, record
+            )  # a disk that stalls stalls no photo
 
     def _wanted(self, entry: Entry) -> bool:
         level = _level(entry)
@@ -106,7 +109,7 @@ class RequestLog:
     async def keep_flushing(self) -> None:
         """Flush by the clock, until cancelled."""
         while True:
-            self.flush()
+            await self.flush()
             await asyncio.sleep(_PERIOD_S)
 
 

@@ -1,5 +1,6 @@
 """Claims about the metrics, as they are declared, counted and put together."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,35 @@ def test_predictions_are_counted_once_however_often_they_are_exported(monkeypatc
     assert counted == [("Red", 2), ("Green", 1), ("Green", 1)]
     confidences = [value for declared, value, _ in recorded if declared is metrics.CONFIDENCE]
     assert confidences == pytest.approx([0.7, 0.8])  # the first photo of each batch
+
+
+async def test_metrics_are_handed_over_by_the_clock_and_one_that_fails_stops_no_other(
+    monkeypatch, caplog
+):
+    told = []
+
+    class Metric:
+        def __init__(self, declared):
+            self._name = declared.name
+
+        def inc(self, value, labels):
+            if labels["format"] == "impossible":
+                raise ValueError("no such label")
+            told.append((self._name, value, labels))
+
+    monkeypatch.setattr(metrics, "made", Metric)
+    metrics._recorded.clear()
+    for name in ("JPEG", "impossible", "PNG"):
+        metrics.record(metrics.PHOTOS, 1, format=name)
+    gauged = []
+    exporting = asyncio.create_task(metrics.export(lambda: gauged.append(1)))
+    async with asyncio.timeout(5):
+        while len(told) < 2:
+            await asyncio.sleep(0.01)
+    exporting.cancel()
+    assert [labels["format"] for _, _, labels in told] == ["JPEG", "PNG"]
+    assert gauged
+    assert "a metric can't be exported" in caplog.text
 
 
 NODE = """# HELP ray_mlc_photos_total Photos

@@ -60,7 +60,7 @@ async def written(settings, *requests):
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for method, path, keywords in requests:
             await client.request(method, path, **keywords)
-    log.flush()
+    await log.flush()
     return [json.loads(line) for line in lines.lines]
 
 
@@ -134,7 +134,7 @@ async def test_a_batch_is_one_line_with_its_photos_and_the_longest_of_each_stage
     log = RequestLog(RequestLogging(), lines)
     entry.status = 200
     log.end(entry)
-    log.flush()
+    await log.flush()
     (line,) = map(json.loads, lines.lines)
     assert (line["stages_s"]["decode"], line["stages_s"]["inference"], line["batch"]) == (
         0.9,
@@ -175,12 +175,12 @@ def serves_log(tmp_path):
     file.close()
 
 
-def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log, tmp_path):
+async def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log, tmp_path):
     handler = beside_serves_log()
     log = RequestLog(RequestLogging(), handler)
     for _ in range(100):
         log.end(Entry("id"))
-        log.flush()
+        await log.flush()
     handler.close()
     files = sorted(file.name for file in tmp_path.glob("requests_*"))
     assert files == [f"requests_mlc_Ingress_ab12.log{end}" for end in ("", ".1", ".2")]

@@ -1,0 +1,50 @@
+"""`make observability`, in small: both services loaded in turn, a day of half a minute drawn."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from services import Running, needs_prometheus
+
+from monitoring.dashboard import ROWS
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    needs_prometheus,
+    pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory):
+    """The folder of the pictures, and the line of JSON."""
+    folder = tmp_path_factory.mktemp("observed")
+    command = [sys.executable, "-m", "bench.observability", "--rounds", "2", "--seconds", "1",
+               "--part", "6", "--out", str(folder)]  # fmt: skip
+    running = Running(command, folder / "output")
+    try:
+        assert running.wait(400) == 0, running.output
+    except subprocess.TimeoutExpired:
+        running.press_ctrl_c()  # so that it stops the services it measures
+        running.wait()
+        raise
+    (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
+    return folder, json.loads(line)
+
+
+def test_what_observing_costs_is_measured_on_both_services(observed):
+    figures = observed[1]
+    for way in ("with", "without"):
+        whole = figures[f"{way}: core-ms/photo"]["median"]
+        assert 0 < figures[f"{way}, Ingress: core-ms/photo"]["median"] < whole
+    assert 0.3 < figures["ratio of with to without"]["median"] < 3
+
+
+def test_every_row_of_the_dashboard_is_drawn(observed):
+    for row in ROWS:
+        picture = observed[0] / f"dashboard/{row.lower().replace(' ', '-')}.png"
+        with Image.open(picture) as image:
+            assert len(image.convert("RGB").getcolors(2**24)) > 20  # something is on it
