@@ -66,6 +66,9 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
             ratio = sum(spent["with"].values()) / sum(spent["without"].values())
             figures["ratio of with to without"].append(ratio)
             _say(f"round {number + 1} of {rounds}: {ratio:.3f}")
+        with urllib.request.urlopen(f"{bare.url}/metrics", timeout=10) as answer:  # noqa: S310
+            if b"ray_mlc_" in answer.read():
+                raise RuntimeError("the service without metrics has some: nothing was compared")
     width = max(map(len, figures))
     for name, values in figures.items():
         median, least, most = statistics.median(values), min(values), max(values)

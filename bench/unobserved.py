@@ -8,7 +8,16 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments import api, classifier, grouping, metrics, preprocessor, problems, request_log
+from deployments import (
+    api,
+    classifier,
+    grouping,
+    ingress,
+    metrics,
+    preprocessor,
+    problems,
+    request_log,
+)
 from deployments.classifier import Classifier
 from deployments.ingress import Ingress
 from deployments.preprocessor import Preprocessor
@@ -20,8 +29,8 @@ def build(args: dict[str, Any]) -> Application:
     settings = parse(Settings, args)
     behind = serve.deployment(name="Classifier")(UnobservedClassifier).bind(settings)
     before = serve.deployment(name="Preprocessor")(UnobservedPreprocessor).bind([behind], settings)
-    ingress = serve.deployment(name="Ingress")(serve.ingress()(UnobservedIngress))
-    return ingress.bind(before, [behind], settings)
+    first = serve.deployment(name="Ingress")(serve.ingress()(UnobservedIngress))
+    return first.bind(before, [behind], settings)
 
 
 class UnobservedClassifier(Classifier):
@@ -59,6 +68,8 @@ def _stop_observing() -> None:
 
     def nothing(*_: Any, **__: Any) -> None: ...
 
+    async def never(*_: Any) -> None: ...
+
     def observe_nothing(_: str) -> Callable[[int, float], None]:
         return lambda _items, _waited_s: None
 
@@ -68,5 +79,8 @@ def _stop_observing() -> None:
     vars(classifier)["batch_observer"] = observe_nothing
     vars(grouping)["Grouping"].__init__.__defaults__ = (observe_nothing,)
     vars(api)["begin_entry"] = lambda scope: scope.setdefault("mlc.request_log_entry", entry)
-    setattr(metrics.Predictions, "observe", nothing)  # noqa: B010  (a method, for mypy)
-    setattr(request_log.RequestLog, "end", nothing)  # noqa: B010
+    vars(classifier)["record_predictions"] = vars(preprocessor)["format_of"] = nothing
+    for module in (classifier, ingress, preprocessor):
+        vars(module)["export"] = never
+    setattr(request_log.RequestLog, "end", nothing)  # noqa: B010  (a method, for mypy)
+    setattr(request_log.RequestLog, "keep_flushing", never)  # noqa: B010

@@ -26,7 +26,7 @@ from deployments import body, problems
 from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
 from deployments.exposition import exposition
 from deployments.messages import Answer
-from deployments.metrics import PROBLEMS, REQUEST_S, record
+from deployments.metrics import ANSWERS, PROBLEMS, REQUEST_S, record
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.request_log import Entry, RequestLog, begin_entry, entry_of
@@ -82,11 +82,9 @@ def build_api(
         entry.photos = len(sent)
         taken = [photo for photo in sent if isinstance(photo, bytes)]
         answered = iter(await photos.classify_many(taken, choice, entry))
-        results = [photo if isinstance(photo, Exception) else next(answered) for photo in sent]
-        return Response(
-            b'{"results":[' + b",".join(_result(each, entry) for each in results) + b"]}",
-            media_type="application/json",
-        )
+        answers = (photo if isinstance(photo, Exception) else next(answered) for photo in sent)
+        results = [_result(answer, entry) for answer in answers]
+        return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")
 
     async def model(_: Request) -> Response:
         return JSONResponse(await describe())
@@ -177,7 +175,8 @@ class _Api(Starlette):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        entry, path = begin_entry(scope), scope["path"]
+        # Serve leaves its route_prefix in the path.
+        entry, path = begin_entry(scope), scope["path"].removeprefix(scope.get("root_path", ""))
         entry.route = path if path in self._paths else "other"
         try:
             if path == ONE_PHOTO and scope["method"] == "POST":
@@ -190,7 +189,10 @@ class _Api(Starlette):
             raise
         finally:
             self._request_log.end(entry)
-            record(REQUEST_S, entry.took_s, route=entry.route, status=str(entry.status))
+            labels = {"route": entry.route, "status": str(entry.status)}
+            record(REQUEST_S, entry.took_s - entry.stages_s["read"], **labels)
+            if path == ONE_PHOTO:
+                record(ANSWERS, 1, **labels)
 
 
 def _noting_status(send: Send, entry: Entry) -> Send:
@@ -250,6 +252,11 @@ def _choice(request: Request) -> Choice:
 
 
 def _result(answer: Answer, entry: Entry) -> bytes:
+    """The JSON of one photo of a batch; its status is counted."""
     if isinstance(answer, bytes):
-        return answer
-    return json.dumps(problems.problem(answer, entry.request_id)).encode()
+        status, result = int(HTTPStatus.OK), answer
+    else:
+        problem = problems.problem(answer, entry.request_id)
+        status, result = problem["status"], json.dumps(problem).encode()
+    record(ANSWERS, 1, route=entry.route, status=str(status))
+    return result

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deployments.batching import Batcher
 from deployments.errors import WrongImageSize
 from deployments.merging import merge_traces
-from deployments.messages import Answer, Answers, Images, Trace
+from deployments.messages import PROBE_ID, Answer, Answers, Images, Trace
 from deployments.metrics import (
     BUSY_S,
     MODEL,
@@ -25,10 +25,10 @@ from deployments.metrics import (
     UPDATE_STUCK,
     UPDATES,
     WAITING,
-    Predictions,
     batch_observer,
     export,
     record,
+    record_predictions,
 )
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import Artifact, load_artifact
@@ -43,7 +43,6 @@ class _Model(NamedTuple):
     engine: Engine
     labeller: Labeller
     config: ClassifierConfig
-    predictions: Predictions
     load_s: float
     warm_up_s: float
 
@@ -102,7 +101,6 @@ class Classifier:
             record(MODEL, 1, **_identity(self._model))
             record(MODEL_LOAD_S, self._model.load_s)
             record(MODEL_WARM_UP_S, self._model.warm_up_s)
-            self._model.predictions.export()
 
     async def classify(self, images: Images) -> Answers:
         """Answer each image of a group, in its order."""
@@ -156,8 +154,7 @@ class Classifier:
                 ids = ", ".join(item.request_id for item in fitting)
                 logger.exception("inference failed, requests %s", ids)
                 raise
-            # Two batches in flight are one engine that is busy, not two.
-            record(BUSY_S, stages_s["inference"] / self._in_flight)
+            record(BUSY_S, (time.monotonic() - began) / self._in_flight)
             name = f"{model.artifact.spec.name}/{model.artifact.spec.version}"
             groups = {id(item.traces): item for item in fitting}
             for item in groups.values():
@@ -180,7 +177,11 @@ def _answer(model: _Model, items: list[_Item]) -> tuple[list[bytes], dict[str, f
     stages_s = {"inference": inferred - began, "encode": time.monotonic() - inferred}
     for stage, spent_s in stages_s.items():
         record(STAGE_S, spent_s, stage=stage)
-    model.predictions.observe(probabilities)
+    if any(item.request_id == PROBE_ID for item in items):
+        real = [n for n, item in enumerate(items) if item.request_id != PROBE_ID]
+        probabilities = {head: rows[real] for head, rows in probabilities.items()}
+    if len(next(iter(probabilities.values()))):
+        record_predictions(model.artifact.spec, probabilities)
     return answers, stages_s
 
 
@@ -207,4 +208,4 @@ def _load(user_config: dict[str, Any]) -> _Model:
         "model %s %s loaded with %s, %s, in %.2f s",
         spec.name, spec.version, config.engine, config.precision, load_s + warm_up_s,
     )  # fmt: skip
-    return _Model(artifact, engine, Labeller(spec), config, Predictions(spec), load_s, warm_up_s)
+    return _Model(artifact, engine, Labeller(spec), config, load_s, warm_up_s)

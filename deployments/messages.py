@@ -14,6 +14,8 @@ from mlc_core.labels import Choice
 
 Answer = bytes | Exception  # the JSON that answers one photo, or why there is none
 
+PROBE_ID = "readiness-probe"  # a request id; what carries it is no traffic
+
 
 class Photo(NamedTuple):
     """One photo on its way from the ingress to the preprocessor.

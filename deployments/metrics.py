@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import sys
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +32,7 @@ _SECONDS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10,
 )  # fmt: skip
-_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, at every `record`
@@ -59,10 +59,14 @@ class Declared:
 
 REQUEST_S = Declared(
     "histogram", "mlc_request_s",
-    "Seconds from the head of a request to its answer; its count is the number of requests. Status "
-    "499: the client left; 0: Serve ended it.",
-    "Availability and latency objectives; traffic and errors on the dashboard.",
-    ("route", "status"), _SECONDS,
+    "Seconds from a request that has been read to its answer; its count is the number of requests. "
+    "Status 499: the client left, or Serve gave the request up.",
+    "The latency objective; traffic on the dashboard.", ("route", "status"), _SECONDS,
+)  # fmt: skip
+ANSWERS = Declared(
+    "counter", "mlc_answers",
+    "Photos that were answered, each by the status of its own: in a batch, of its result.",
+    "The availability objective; refusals; errors on the dashboard.", ("route", "status"),
 )  # fmt: skip
 STAGE_S = Declared(
     "histogram", "mlc_stage_s",
@@ -77,12 +81,17 @@ BATCH_ITEMS = Declared(
     "Whoever tunes the bounds of groups and batches: do they fill under load?",
     ("queue",), _ITEMS,
 )  # fmt: skip
+BATCHED = Declared(
+    "counter", "mlc_batched_items", "Items of all groups and batches.",
+    "With the count of `ray_mlc_batch_items`, their mean size.", ("queue",),
+)  # fmt: skip
 WAITING = Declared(
     "gauge", "mlc_waiting", "Items that no group or batch has taken yet.",
     "Saturation: what waits, where.", ("queue",),
 )  # fmt: skip
 BUSY_S = Declared(
-    "counter", "mlc_engine_busy_s", "Seconds the engine was running.",
+    "counter", "mlc_engine_busy_s",
+    "Seconds a batch was in progress, divided by the batches that may be in progress at once.",
     "Saturation: its rate is the busy share of a classifier replica.",
 )  # fmt: skip
 PHOTOS = Declared(
@@ -124,20 +133,30 @@ PREDICTIONS = Declared(
 CONFIDENCE = Declared(
     "histogram", "mlc_confidence",
     "Confidence of the label of each head, of the first photo of every batch.",
-    "Drift: it sinks when the model meets photos it was not trained for. A roll-out: is the new "
-    "version as sure?", ("head", "version"), _SHARES,
+    "Its distribution: the least sure sink first when the model meets photos it was not trained "
+    "for.", ("head", "version"), _SHARES,
+)  # fmt: skip
+CONFIDENCE_SUM = Declared(
+    "counter", "mlc_confidence_of_all", "Sum of the confidences of the labels of all photos.",
+    "Drift, as the mean: divided by `ray_mlc_predictions_total` of the head. A roll-out: is the "
+    "new version as sure?", ("head", "version"),
 )  # fmt: skip
 
 ALL = (
-    REQUEST_S, STAGE_S, BATCH_ITEMS, WAITING, BUSY_S, PHOTOS, PROBLEMS, MODEL, MODEL_LOAD_S,
-    MODEL_WARM_UP_S, UPDATE_STUCK, UPDATES, PREDICTIONS, CONFIDENCE,
+    REQUEST_S, ANSWERS, STAGE_S, BATCH_ITEMS, BATCHED, WAITING, BUSY_S, PHOTOS, PROBLEMS, MODEL,
+    MODEL_LOAD_S, MODEL_WARM_UP_S, UPDATE_STUCK, UPDATES, PREDICTIONS, CONFIDENCE, CONFIDENCE_SUM,
 )  # fmt: skip
 
 _PREAMBLE = """# Metrics
 
 Made from `deployments/metrics.py` by `python -m deployments.metrics`. A cluster's scrape of Ray's
 agents gets them; so does `GET /metrics` of the service, with Serve's own (`ray_serve_…`). Ray adds
-`deployment`, `replica`, `application` and labels of its own to each.
+`deployment`, `replica`, `application` and labels of its own to each. `GET /metrics` also has
+`mlc_nodes_unreachable`: nodes whose agent did not answer within a second.
+
+Ray sends counts of buckets from replicas to its agents, not observations: the `_sum` of a
+histogram is made of the middles of its buckets, so take means from the counters that are there
+for it. A series begins with what was counted until its first export, which `rate()` does not see.
 
 | name | kind | labels | what | who reads it |
 |---|---|---|---|---|"""
@@ -157,7 +176,7 @@ def made(declared: Declared) -> ray_metrics.Counter | ray_metrics.Gauge | ray_me
 
 
 def record(declared: Declared, value: float, **labels: str) -> None:
-    """Add to a counter, set a gauge, or observe, from any thread.
+    """Add to a counter, set a gauge, or observe; from any thread, at the price of a tuple.
 
     Ray is told by the clock: its call takes 6 µs when many follow one another and 20 between other
     work, where its code has left the processor's caches (2 cores, 2026-11).
@@ -166,16 +185,19 @@ def record(declared: Declared, value: float, **labels: str) -> None:
 
 
 def hand_over() -> None:
-    """Tell Ray what was recorded since."""
+    """Tell Ray what was recorded since, counters summed up."""
+    counted: dict[tuple[Declared, tuple[tuple[str, str], ...]], float] = defaultdict(float)
     while _recorded:
         declared, value, labels = _recorded.popleft()
-        metric = made(declared)
-        if isinstance(metric, ray_metrics.Histogram):
+        if declared.kind == "counter":
+            counted[declared, tuple(labels.items())] += value
+        elif isinstance(metric := made(declared), ray_metrics.Histogram):
             metric.observe(value, labels)
         elif isinstance(metric, ray_metrics.Gauge):
             metric.set(value, labels)
-        else:
-            metric.inc(value, labels)
+    for (declared, items), value in counted.items():
+        if value:  # Ray refuses a zero
+            made(declared).inc(value, dict(items))  # type: ignore[union-attr]  # kind says so
 
 
 async def export(gauges: Callable[[], None]) -> None:
@@ -204,39 +226,26 @@ def batch_observer(queue: str) -> Callable[[int, float], None]:
 
     def observe(count: int, waited_s: float) -> None:
         record(BATCH_ITEMS, count, queue=queue)
+        record(BATCHED, count, queue=queue)
         record(STAGE_S, waited_s, stage=f"{queue}_queue")
 
     return observe
 
 
-class Predictions:
-    """Counts what a model predicts, a batch at a time; recorded by the clock."""
+def record_predictions(spec: Spec, probabilities: Probabilities) -> None:
+    """Count what a model predicts for a batch, and how sure it is.
 
-    def __init__(self, spec: Spec) -> None:
-        self._classes, self._version = spec.heads, spec.version
-        self._counts = {head: np.zeros(len(names), np.int64) for head, names in spec.heads.items()}
-        self._exported = {head: counts.copy() for head, counts in self._counts.items()}
-
-    def observe(self, probabilities: Probabilities) -> None:
-        """Take in a batch.
-
-        Args:
-            probabilities: head -> float32 (N, classes).
-        """
-        for head in self._counts:
-            rows: NDArray[np.float32] = probabilities[head]
-            best = rows.argmax(axis=1)
-            self._counts[head] += np.bincount(best, minlength=rows.shape[1])
-            record(CONFIDENCE, float(rows[0].max()), head=head, version=self._version)
-
-    def export(self) -> None:
-        """Record what was counted since; engine threads go on counting meanwhile."""
-        for head, counts in self._counts.items():
-            for number in np.flatnonzero(counts - self._exported[head]):
-                count = int(counts[number] - self._exported[head][number])
-                self._exported[head][number] += count
-                labels = {"class": self._classes[head][number], "version": self._version}
-                record(PREDICTIONS, count, head=head, **labels)
+    Args:
+        probabilities: head -> float32 (N, classes).
+    """
+    for head, classes in spec.heads.items():
+        rows: NDArray[np.float32] = probabilities[head]
+        labels = {"head": head, "version": spec.version}
+        confidences = rows.max(axis=1)
+        record(CONFIDENCE_SUM, float(confidences.sum()), **labels)
+        record(CONFIDENCE, float(confidences[0]), **labels)
+        for number, count in Counter(rows.argmax(axis=1).tolist()).items():
+            record(PREDICTIONS, count, **labels, **{"class": classes[number]})
 
 
 def document() -> str:

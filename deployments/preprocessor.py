@@ -7,7 +7,6 @@ import contextvars
 import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,16 @@ from ray.serve.handle import DeploymentHandle
 from deployments.calls import call, connect
 from deployments.errors import DeadlinePassed, Unavailable, WrongImageSize
 from deployments.merging import merge_answers, merge_traces
-from deployments.messages import Answer, Answers, Images, Photo, Trace, deadline, left_s
+from deployments.messages import (
+    PROBE_ID,
+    Answer,
+    Answers,
+    Images,
+    Photo,
+    Trace,
+    deadline,
+    left_s,
+)
 from deployments.metrics import PHOTOS, STAGE_S, export, record
 from deployments.settings import Settings
 from mlc_core.errors import PhotoFault
@@ -73,8 +81,9 @@ class Preprocessor:
             Unavailable: no classifier answers.
         """
         group = _Group(photos, [deadline(photo.left_s) for photo in photos])
-        for name, count in Counter(format_of(photo.data) for photo in photos).items():
-            record(PHOTOS, count, format=name)
+        for photo in photos:
+            if photo.request_id != PROBE_ID:
+                record(PHOTOS, 1, format=format_of(photo.data))
         for _ in range(_TRIES):
             if len(group.answers) == len(photos):
                 break

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from PIL import Image
 
-from deployments.messages import Answers, Photo
+from deployments.messages import PROBE_ID, Answers, Photo
 from mlc_core.labels import Choice
 
 PERIOD_S = 2.0
@@ -43,7 +43,7 @@ class Readiness:
 
     async def watch(self) -> None:
         """Probe until cancelled."""
-        photo = Photo(_probe_photo(), Choice(), _FRESH_S, "readiness-probe")
+        photo = Photo(_probe_photo(), Choice(), _FRESH_S, PROBE_ID)
         while True:
             try:
                 async with asyncio.timeout(_FRESH_S):

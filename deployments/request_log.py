@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 import zlib
+from collections import deque
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -23,7 +24,9 @@ from deployments.merging import merge_traces
 from deployments.messages import Trace
 from deployments.settings import Level, RequestLogging
 
-_PERIOD_S = 0.1
+logger = logging.getLogger("ray.serve")
+
+_PERIOD_S, _WAITING_MOST = 0.1, 50_000
 _KEY = "mlc.request_log_entry"
 _LEVELS = get_args(Level)
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -82,7 +85,8 @@ class RequestLog:
         self._handler = handler
         self._least = _LEVELS.index(settings.level)
         self._threshold = settings.sample * 2**32
-        self._ended: list[Entry] = []
+        # Where a disk hangs, the oldest go before memory does.
+        self._ended: deque[Entry] = deque(maxlen=_WAITING_MOST)
 
     def end(self, entry: Entry) -> None:
         """Take a request that was answered; `flush` brings it to the file."""
@@ -91,7 +95,7 @@ class RequestLog:
 
     async def flush(self) -> None:
         """Write a line for each request that ended since."""
-        ended, self._ended = self._ended, []
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
         lines = [_line(entry) for entry in ended if self._wanted(entry)]
         if lines:
             record = logging.makeLogRecord({"msg": "\n".join(lines)})
@@ -109,7 +113,10 @@ class RequestLog:
     async def keep_flushing(self) -> None:
         """Flush by the clock, until cancelled."""
         while True:
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:  # the lines that follow are to be written all the same
+                logger.exception("requests can't be logged")
             await asyncio.sleep(_PERIOD_S)
 
 

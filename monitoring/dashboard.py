@@ -56,8 +56,8 @@ def _quantile(share: float, metric: str, selector: str, by: str = "") -> str:
     return f"histogram_quantile({share}, {buckets})"
 
 
-def _mean(metric: str, selector: str, by: str) -> str:
-    return f"{_rate(f'{metric}_sum', selector, by)} / {_rate(f'{metric}_count', selector, by)}"
+def _ratio(over: str, under: str, by: str) -> str:
+    return f"{_rate(over, _APP, by)} / {_rate(under, _APP, by)}"
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -90,8 +90,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Traffic and errors": (
         Panel(
-            "Requests a second, by status", "To classify.", "reqps",
-            ((_rate("ray_mlc_request_s_count", _CLASSIFY, "status"), "{{status}}"),), stacked=True,
+            "Requests a second, by route", "A batch is one.", "reqps",
+            ((_rate("ray_mlc_request_s_count", _CLASSIFY, "route"), "{{route}}"),), stacked=True,
+        ),
+        Panel(
+            "Photos answered a second, by status", "In a batch, each has its own.", "cps",
+            ((_rate("ray_mlc_answers_total", _APP, "status"), "{{status}}"),), stacked=True,
         ),
         Panel(
             "Problems a second, by name", "Of photos and of requests; who is at fault.", "cps",
@@ -100,12 +104,6 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Photos a second, by format", "Told by their bytes.", "cps",
             ((_rate("ray_mlc_photos_total", _APP, "format"), "{{format}}"),), stacked=True,
-        ),
-        Panel(
-            "Budget burn", "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
-            "14.4 pages, 6 for six hours makes a ticket.", "none",
-            ((f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
-             (f"mlc:slow_ratio:rate1h{{{_APP}}} / 0.01", "slow answers")),
         ),
     ),
     "Latency": (
@@ -119,14 +117,21 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_quantile(0.99, "ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),),
         ),
         Panel(
-            "Mean by stage", "Where the time goes.", "s",
-            ((_mean("ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),), stacked=True,
+            "p50 by stage", "Where the time goes on an ordinary day.", "s",
+            ((_quantile(0.5, "ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),),
+        ),
+        Panel(
+            "Budget burn", "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
+            "14.4 pages, 6 for six hours makes a ticket.", "none",
+            ((f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
+             (f"mlc:slow_ratio:rate1h{{{_APP}}} / 0.01", "slow answers")),
         ),
     ),
     "Batching and queues": (
         Panel(
             "Items in a group or batch, mean", "They fill as load grows.", "none",
-            ((_mean("ray_mlc_batch_items", _APP, "queue"), "{{queue}}"),),
+            ((_ratio("ray_mlc_batched_items_total", "ray_mlc_batch_items_count", "queue"),
+              "{{queue}}"),),
         ),
         Panel(
             "Groups and batches a second", "Each is a call, or a run of the engine.", "cps",
@@ -149,7 +154,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               "{{deployment}}"),),
         ),
         Panel(
-            "Engine busy", "Share of the time, by replica.", "percentunit",
+            "Engine busy", "Share of its batch slots in use, by replica.", "percentunit",
             ((f"rate(ray_mlc_engine_busy_s_total{{{_APP}}}[$__rate_interval])", "{{replica}}"),),
         ),
     ),
@@ -179,8 +184,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Confidence, mean", "It sinks when the model meets photos it was not trained for.",
             "percentunit",
-            ((_mean("ray_mlc_confidence", _APP, "head, version"),
-              "{{head}}, version {{version}}"),),
+            ((_ratio("ray_mlc_confidence_of_all_total", "ray_mlc_predictions_total",
+                     "head, version"), "{{head}}, version {{version}}"),),
         ),
         Panel(
             "Confidence, least sure tenth", "Moves first.", "percentunit",

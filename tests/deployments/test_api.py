@@ -8,6 +8,7 @@ import httpx
 import pytest
 import uvicorn
 
+from deployments import metrics
 from deployments.api import build_api
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable
 from deployments.request_log import RequestLog
@@ -229,6 +230,77 @@ async def test_the_contract_lists_every_route(client):
         "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
         "/openapi.json", "/metrics",
     }  # fmt: skip
+
+
+async def test_requests_and_photos_are_counted_once_each_by_route_and_status(
+    client, photos, recorded
+):
+    photos.planned = {b"bad": UndecodablePhoto("truncated"), b"late": DeadlinePassed("late")}
+    for data in (b"good", b"bad", b"late"):
+        await client.post("/v1/classify", content=data)
+    files = [("images", data) for data in (b"good", b"late", b"")]
+    await client.post("/v1/classify/batch", files=files)
+    await client.get("/made/up")
+
+    def counted(metric):
+        return [
+            (each["route"].removeprefix("/v1/classify"), each["status"])
+            for declared, _, each in recorded
+            if declared is metric
+        ]
+
+    assert counted(metrics.REQUEST_S) == [
+        ("", "200"), ("", "422"), ("", "504"), ("/batch", "200"), ("other", "404"),
+    ]  # fmt: skip
+    assert counted(metrics.ANSWERS) == [
+        ("", "200"), ("", "422"), ("", "504"),
+        ("/batch", "200"), ("/batch", "504"), ("/batch", "400"),
+    ]  # fmt: skip
+    named = [each["problem"] for metric, _, each in recorded if metric is metrics.PROBLEMS]
+    assert named == ["undecodable-photo", "deadline-passed", "deadline-passed", "malformed-request",
+                     "not-found"]  # fmt: skip
+
+
+async def test_a_cancelled_request_is_a_client_that_left(photos, recorded):
+    """As Serve cancels a batch whose client hung up."""
+    asked = asyncio.Event()
+
+    async def hang(*_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    photos.classify_many = hang
+    app = build_api(photos, None, lambda: None, SETTINGS, request_log())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        files = {"images": b"x"}
+        request = asyncio.create_task(client.post("/v1/classify/batch", files=files))
+        await asked.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    labels = [each for metric, _, each in recorded if metric is metrics.REQUEST_S]
+    assert labels == [{"route": "/v1/classify/batch", "status": "499"}]
+    assert [metric for metric, *_ in recorded].count(metrics.PROBLEMS) == 1
+
+
+async def test_under_a_route_prefix_paths_are_known_and_counted(photos, recorded):
+    app = build_api(photos, None, lambda: None, SETTINGS, request_log())
+    transport = httpx.ASGITransport(app, root_path="/shop")
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        response = await client.post("/shop/v1/classify", content=b"good")
+    assert response.status_code == 200
+    (labels,) = [each for metric, _, each in recorded if metric is metrics.ANSWERS]
+    assert labels == {"route": "/v1/classify", "status": "200"}
+
+
+async def test_the_metrics_endpoint_can_be_switched_off(photos):
+    settings = Settings(metrics_endpoint=False)
+    app = build_api(photos, None, lambda: None, settings, request_log())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await client.get("/metrics")).status_code == 404
+        assert "/metrics" not in (await client.get("/openapi.json")).json()["paths"]
 
 
 @pytest.mark.parametrize("size_bytes", [1, 200_000])  # uvicorn stops reading at 64 KiB

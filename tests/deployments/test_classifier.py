@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from ray.exceptions import ActorUnavailableError
 
+from deployments import metrics
 from deployments.classifier import Classifier
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable, WrongImageSize
-from deployments.messages import Answers, Images, Photo, Trace
+from deployments.messages import PROBE_ID, Answers, Images, Photo, Trace
 from deployments.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
 from mlc_core.artifact import load_artifact
@@ -238,6 +239,16 @@ async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
     assert (trace.batch, trace.model) == (2, "fashion/1")  # the bad one was never inferred
     _, of_none = await Preprocessor([Handle(classifier)], Settings()).classify([asked(b"no photo")])
     assert (list(of_none.stages_s), of_none.batch, of_none.model) == (["decode"], 0, "")
+
+
+async def test_the_readiness_probe_is_no_traffic(classifier, recorded):
+    probe = asked(photo())._replace(request_id=PROBE_ID)
+    await Preprocessor([Handle(classifier)], Settings()).classify([probe])
+    assert not {metrics.PHOTOS, metrics.PREDICTIONS} & {metric for metric, *_ in recorded}
+    await Preprocessor([Handle(classifier)], Settings()).classify([asked(photo()), probe])
+    for counter, labels in ((metrics.PHOTOS, {}), (metrics.PREDICTIONS, {"head": "color"})):
+        values = [v for m, v, each in recorded if m is counter and labels.items() <= each.items()]
+        assert sum(values) == 1
 
 
 async def test_groups_that_share_a_batch_each_learn_its_size(classifier):

@@ -20,31 +20,23 @@ def test_docs_list_the_metrics_that_there_are():
     assert text == metrics.document(), "run: python -m deployments.metrics > docs/metrics.md"
 
 
-def test_predictions_are_counted_once_however_often_they_are_exported(monkeypatch):
-    recorded = []
-    monkeypatch.setattr(
-        metrics,
-        "record",
-        lambda declared, value, **labels: recorded.append((declared, value, labels)),
-    )
-    spec = Spec("a", "1", ImageSize(height_px=8, width_px=8), {"color": ("Red", "Blue", "Green")})
-    predictions = metrics.Predictions(spec)
-    first = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]], np.float32)
-    predictions.observe({"color": first})
-    predictions.export()
-    predictions.export()
-    predictions.observe({"color": first[1:2]})
-    predictions.export()
-    counted = [(labels["class"], value) for declared, value, labels in recorded
-               if declared is metrics.PREDICTIONS]  # fmt: skip
-    assert counted == [("Red", 2), ("Green", 1), ("Green", 1)]
-    confidences = [value for declared, value, _ in recorded if declared is metrics.CONFIDENCE]
-    assert confidences == pytest.approx([0.7, 0.8])  # the first photo of each batch
+def test_every_photos_predictions_are_counted_and_how_sure_they_are(recorded):
+    spec = Spec("a", "2", ImageSize(height_px=8, width_px=8), {"color": ("Red", "Blue", "Green")})
+    batch = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]], np.float32)
+    metrics.record_predictions(spec, {"color": batch})
+    counted = {labels["class"]: n for d, n, labels in recorded if d is metrics.PREDICTIONS}
+    assert counted == {"Red": 2, "Green": 1}
+    assert [n for d, n, _ in recorded if d is metrics.CONFIDENCE_SUM] == [pytest.approx(2.1)]
+    assert [n for d, n, _ in recorded if d is metrics.CONFIDENCE] == [
+        pytest.approx(0.7)
+    ]  # the first
+    assert {labels["version"] for _, _, labels in recorded} == {"2"}
 
 
-async def test_metrics_are_handed_over_by_the_clock_and_one_that_fails_stops_no_other(
+async def test_metrics_are_handed_over_by_the_clock_counters_summed_and_a_failure_stops_no_other(
     monkeypatch, caplog
 ):
+    metrics._recorded.clear()
     told = []
 
     class Metric:
@@ -52,22 +44,21 @@ async def test_metrics_are_handed_over_by_the_clock_and_one_that_fails_stops_no_
             self._name = declared.name
 
         def inc(self, value, labels):
-            if labels["format"] == "impossible":
-                raise ValueError("no such label")
-            told.append((self._name, value, labels))
+            told.append((self._name, value, labels["format"]))
 
     monkeypatch.setattr(metrics, "made", Metric)
-    metrics._recorded.clear()
-    for name in ("JPEG", "impossible", "PNG"):
+    for name in ("JPEG", "PNG", "JPEG"):
         metrics.record(metrics.PHOTOS, 1, format=name)
-    gauged = []
-    exporting = asyncio.create_task(metrics.export(lambda: gauged.append(1)))
+
+    def fail():
+        raise ValueError("no such gauge")
+
+    exporting = asyncio.create_task(metrics.export(fail))
     async with asyncio.timeout(5):
         while len(told) < 2:
             await asyncio.sleep(0.01)
     exporting.cancel()
-    assert [labels["format"] for _, _, labels in told] == ["JPEG", "PNG"]
-    assert gauged
+    assert told == [("mlc_photos", 2, "JPEG"), ("mlc_photos", 1, "PNG")]
     assert "a metric can't be exported" in caplog.text
 
 
