@@ -199,7 +199,8 @@ def _load(user_config: dict[str, Any]) -> _Model:
     start = time.monotonic()
     config = parse(ClassifierConfig, user_config)
     artifact = load_artifact(config.model_path)
-    engine = load_engine(config.engine, artifact, config.threads, config.precision)
+    emulated_s = config.emulated_batch_s, config.emulated_image_s
+    engine = load_engine(config.engine, artifact, config.threads, config.precision, emulated_s)
     spec, loaded = artifact.spec, time.monotonic()
     # The first inference takes longest, and a model that can't infer never comes into service.
     engine.infer(np.zeros((1, spec.image.height_px, spec.image.width_px, 3), np.uint8))

@@ -8,7 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic import ValidationError as _ValidationError
 
 from deployments.batching import Bounds
@@ -97,6 +105,8 @@ class ClassifierConfig(_Strict):
     engine: EngineName = "onnxruntime"
     precision: Precision = "float32"
     threads: NonNegativeInt = 1
+    emulated_batch_s: NonNegativeFloat = Field(0.0, description="of `engine: emulated`, any batch")
+    emulated_image_s: NonNegativeFloat = Field(0.0, description="and for each image in it, added")
 
     @property
     def model_path(self) -> Path:

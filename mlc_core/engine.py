@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,7 +13,7 @@ from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 
-EngineName = Literal["onnxruntime", "tensorflow"]
+EngineName = Literal["onnxruntime", "tensorflow", "emulated"]
 Precision = Literal["float32", "int8", "bfloat16"]
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -30,7 +31,11 @@ class Engine(Protocol):
 
 
 def load_engine(
-    name: EngineName, artifact: Artifact, threads: int = 1, precision: Precision = "float32"
+    name: EngineName,
+    artifact: Artifact,
+    threads: int = 1,
+    precision: Precision = "float32",
+    emulated_s: tuple[float, float] = (0.0, 0.0),
 ) -> Engine:
     """Load the artifact's network and check that its heads are what the spec says.
 
@@ -38,6 +43,7 @@ def load_engine(
         threads: threads that one inference may use; 0 leaves it to the engine.
         precision: float32; int8 with onnxruntime, for an artifact that has that edition; bfloat16
             with tensorflow, for a GPU.
+        emulated_s: with emulated, the seconds of any batch and those of each image in it.
 
     Raises:
         ArtifactError: the network can't be loaded, or contradicts its spec.
@@ -57,10 +63,12 @@ def load_engine(
 
         mixed = precision == "bfloat16"
         engine = TensorFlow(artifact.keras_path, artifact.spec, threads, mixed=mixed)
+    elif name == "emulated":
+        engine = Emulated(artifact.spec, *emulated_s)
     else:
         raise ValueError(
             f"no engine {name!r} in {precision!r}; there are onnxruntime in float32 and int8, "
-            "tensorflow in float32 and bfloat16"
+            "tensorflow in float32 and bfloat16, emulated in any"
         )
     _check(engine, artifact.spec)
     return engine
@@ -90,6 +98,31 @@ def load_onnx(path: Path, threads: int) -> Engine:
 def _has_vnni() -> bool:
     """Whether the processor sums int8 products in 32 bits; no, where that can't be told."""
     return CPU_INFO.exists() and "vnni" in CPU_INFO.read_text(encoding="utf-8")
+
+
+class Emulated:
+    """Takes the time of a batch, but no core: to rehearse scaling where no such engine is.
+
+    Its labels mean nothing: each image gets one that follows from its pixels, always the same.
+
+    Args:
+        batch_s: seconds of any batch.
+        image_s: seconds of each image in it, added.
+    """
+
+    def __init__(self, spec: Spec, batch_s: float, image_s: float) -> None:
+        self._spec, self._batch_s, self._image_s = spec, batch_s, image_s
+
+    def infer(self, images: Images) -> Probabilities:
+        until = time.perf_counter() + self._batch_s + self._image_s * len(images)
+        digests = images.reshape(len(images), -1).sum(axis=1, dtype=np.int64)  # (N,)
+        answers = {}
+        for head, classes in self._spec.heads.items():
+            rows = np.full((len(images), len(classes)), 0.1 / len(classes), np.float32)
+            rows[np.arange(len(images)), digests % len(classes)] += 0.9
+            answers[head] = rows
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return answers
 
 
 class _OnnxRuntime:

@@ -31,7 +31,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_expected(values, na
 
 
 def test_an_unknown_engine_names_those_there_are():
-    with pytest.raises(ValueError, match="'onnxruntime' or 'tensorflow'"):
+    with pytest.raises(ValueError, match="'onnxruntime', 'tensorflow' or 'emulated'"):
         parse(ClassifierConfig, {"model": "m", "engine": "abacus"})
 
 

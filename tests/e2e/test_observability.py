@@ -22,8 +22,8 @@ pytestmark = [
 def observed(tmp_path_factory):
     """The folder of the pictures, and the line of JSON."""
     folder = tmp_path_factory.mktemp("observed")
-    command = [sys.executable, "-m", "bench.observability", "--rounds", "2", "--seconds", "1",
-               "--part", "6", "--out", str(folder)]  # fmt: skip
+    command = [sys.executable, "-m", "bench.observability", "--rounds", "1", "--seconds", "1",
+               "--part", "4", "--out", str(folder)]  # fmt: skip
     running = Running(command, folder / "output")
     try:
         assert running.wait(400) == 0, running.output

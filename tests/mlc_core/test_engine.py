@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -44,7 +45,25 @@ def test_both_engines_answer_the_same(onnx, tensorflow, images, artifact):
         np.testing.assert_allclose(one[head], other[head], atol=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "tensorflow"])
+@pytest.fixture(scope="module")
+def emulated(artifact):
+    return load_engine("emulated", artifact)
+
+
+def test_an_emulated_batch_takes_the_time_it_is_given_and_no_core(artifact, images):
+    engine = load_engine("emulated", artifact, emulated_s=(0.1, 0.002))
+    engine.infer(images[:1])
+    began, spent = time.perf_counter(), time.process_time()
+    answer = engine.infer(images[:50])
+    assert 0.2 <= time.perf_counter() - began < 0.4
+    assert time.process_time() - spent < 0.05
+    for head, classes in artifact.spec.heads.items():
+        assert answer[head].shape == (50, len(classes))
+        assert answer[head].dtype == np.float32
+        assert len(set(answer[head].argmax(axis=1).tolist())) > 1
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tensorflow", "emulated"])
 def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine, images, request):
     engine = request.getfixturevalue(engine)
     together = engine.infer(images[:7])
@@ -53,7 +72,7 @@ def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine, images, requ
             np.testing.assert_allclose(row[0], together[head][n], atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "tensorflow"])
+@pytest.mark.parametrize("engine", ["onnx", "tensorflow", "emulated"])
 def test_probabilities_sum_to_one(engine, images, request):
     for rows in request.getfixturevalue(engine).infer(images).values():
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-4)
