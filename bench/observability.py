@@ -1,7 +1,7 @@
 """`make observability`: what metrics, request log and ids cost, and what the dashboard shows.
 
-Two services run side by side and are loaded in turn, so that a machine that drifts drifts for
-both. CPU seconds are /proc's, of every process of a service.
+One service observes and does not, in turn, so that a machine that drifts drifts for both. CPU
+seconds are /proc's, of every process of the service.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +22,8 @@ import yaml
 from bench.dashboard import draw_dashboard
 from bench.load import ClosedLoop
 from bench.servers import Server, machine
+from bench.switchable import OFF
+from deployments.local import run_directory
 from deployments.settings import PROJECT
 from samples.photos import small_photos
 
@@ -47,18 +50,15 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
     """Core-ms a photo with and without, and the ratio of each pair of measurements."""
     load = ClosedLoop(small_photos(256))
     figures: dict[str, list[float]] = defaultdict(list)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Server() as observed,
-        Server(_unobserved(Path(folder))) as bare,
-    ):
-        ways = {"with": observed, "without": bare}
-        for server in ways.values():
-            load(server.url, _CONNECTIONS, 3)
+    with tempfile.TemporaryDirectory() as folder, Server(_switchable(Path(folder))) as server:
+        off = Path(run_directory(server.port)) / OFF
+        load(server.url, _CONNECTIONS, 5)
         for number in range(rounds):
-            spent = {}
-            for way in list(ways)[:: 1 if number % 2 else -1]:  # neither is always the first
-                spent[way] = _core_ms(ways[way], load, seconds, scraped=way == "with")
+            spent: dict[str, CoreMs] = {}
+            for way in ("with", "without")[:: 1 if number % 2 else -1]:  # neither is always first
+                off.unlink(missing_ok=True) if way == "with" else off.touch()
+                time.sleep(0.5)  # replicas look ten times a second
+                spent[way] = _core_ms(server, load, seconds, scraped=way == "with")
             for way, each in spent.items():
                 figures[f"{way}: core-ms/photo"].append(sum(each.values()))
                 for process in ("Ingress", "Preprocessor", "Classifier"):
@@ -66,13 +66,13 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
             ratio = sum(spent["with"].values()) / sum(spent["without"].values())
             figures["ratio of with to without"].append(ratio)
             _say(f"round {number + 1} of {rounds}: {ratio:.3f}")
-        with urllib.request.urlopen(f"{bare.url}/metrics", timeout=10) as answer:  # noqa: S310
-            if b"ray_mlc_" in answer.read():
-                raise RuntimeError("the service without metrics has some: nothing was compared")
     width = max(map(len, figures))
     for name, values in figures.items():
         median, least, most = statistics.median(values), min(values), max(values)
         _say(f"{name:{width}} {median:8.3f} ({least:.3f} to {most:.3f})")
+    ratios = figures["ratio of with to without"]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if rounds > 1 else float("nan")
+    _say(f"mean ratio {statistics.mean(ratios):.3f}, its standard error {error:.3f}")
     return {
         name: {"median": statistics.median(v), "min": min(v), "max": max(v)}
         for name, v in figures.items()
@@ -96,11 +96,11 @@ def _core_ms(server: Server, load: ClosedLoop, seconds: float, *, scraped: bool)
     return {name: 1e3 * (after[name] - before.get(name, 0.0)) / result.answers for name in after}
 
 
-def _unobserved(folder: Path) -> Path:
-    """serve_config.yaml, built by bench.unobserved."""
+def _switchable(folder: Path) -> Path:
+    """serve_config.yaml, built by bench.switchable."""
     config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["applications"][0]["import_path"] = "bench.unobserved:build"
-    path = folder / "unobserved.yaml"
+    config["applications"][0]["import_path"] = "bench.switchable:build"
+    path = folder / "switchable.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 

@@ -162,6 +162,7 @@ for it. A series begins with what was counted until its first export, which `rat
 |---|---|---|---|---|"""
 
 _GAUGES_EVERY_S, _HAND_OVER_EVERY_S = 2.0, 0.1  # Ray exports every 10 s
+_counted: dict[tuple[Declared, tuple[tuple[str, str], ...]], float] = defaultdict(float)
 _recorded: deque[tuple[Declared, float, dict[str, str]]] = deque()
 
 
@@ -185,17 +186,21 @@ def record(declared: Declared, value: float, **labels: str) -> None:
 
 
 def hand_over() -> None:
-    """Tell Ray what was recorded since, counters summed up."""
-    counted: dict[tuple[Declared, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+    """Tell Ray what was recorded since; counters are summed up until `hand_over_counters`."""
     while _recorded:
         declared, value, labels = _recorded.popleft()
         if declared.kind == "counter":
-            counted[declared, tuple(labels.items())] += value
+            _counted[declared, tuple(labels.items())] += value
         elif isinstance(metric := made(declared), ray_metrics.Histogram):
             metric.observe(value, labels)
         elif isinstance(metric, ray_metrics.Gauge):
             metric.set(value, labels)
-    for (declared, items), value in counted.items():
+
+
+def hand_over_counters() -> None:
+    """Tell Ray what counters came to: a class of the model each, so not too often."""
+    while _counted:
+        (declared, items), value = _counted.popitem()
         if value:  # Ray refuses a zero
             made(declared).inc(value, dict(items))  # type: ignore[union-attr]  # kind says so
 
@@ -209,9 +214,10 @@ async def export(gauges: Callable[[], None]) -> None:
     turns = round(_GAUGES_EVERY_S / _HAND_OVER_EVERY_S)
     for turn in itertools.count():
         try:
-            if turn % turns == 0:
-                gauges()
             hand_over()
+            if turn % turns == 0:
+                hand_over_counters()
+                gauges()
         except Exception:  # one that can't be told must not end the telling of all others
             logger.exception("a metric can't be exported")
         await asyncio.sleep(_HAND_OVER_EVERY_S)
