@@ -87,10 +87,10 @@ def _without() -> list[tuple[Any, str, Callable[..., Any]]]:
     def no_entry(scope: Any) -> Any:
         return scope.setdefault("mlc.request_log_entry", entry)
 
-    recording = (api, classifier, grouping, metrics, preprocessor, problems)
+    recording = (api, classifier, grouping, metrics, preprocessor, problems, request_log)
     return [
         *((module, "record", nothing) for module in recording),
-        (classifier, "record_predictions", nothing),
+        (metrics.Predictions, "observe", nothing),
         (preprocessor, "format_of", nothing),
         (api, "begin_entry", no_entry),
         (request_log.RequestLog, "end", nothing),

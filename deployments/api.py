@@ -26,7 +26,7 @@ from deployments import body, problems
 from deployments.errors import ClientLeft, MalformedRequest, RequestError, ServiceError
 from deployments.exposition import exposition
 from deployments.messages import Answer
-from deployments.metrics import ANSWERS, PROBLEMS, REQUEST_S, record
+from deployments.metrics import ANSWERS, PROBLEMS, record
 from deployments.middleware import ONE_PHOTO
 from deployments.openapi import contract
 from deployments.request_log import Entry, RequestLog, begin_entry, entry_of
@@ -189,10 +189,6 @@ class _Api(Starlette):
             raise
         finally:
             self._request_log.end(entry)
-            labels = {"route": entry.route, "status": str(entry.status)}
-            record(REQUEST_S, entry.took_s - entry.stages_s["read"], **labels)
-            if path == ONE_PHOTO:
-                record(ANSWERS, 1, **labels)
 
 
 def _noting_status(send: Send, entry: Entry) -> Send:

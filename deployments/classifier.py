@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,10 +26,10 @@ from deployments.metrics import (
     UPDATE_STUCK,
     UPDATES,
     WAITING,
+    Predictions,
     batch_observer,
     export,
     record,
-    record_predictions,
 )
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import Artifact, load_artifact
@@ -43,6 +44,7 @@ class _Model(NamedTuple):
     engine: Engine
     labeller: Labeller
     config: ClassifierConfig
+    predictions: Predictions
     load_s: float
     warm_up_s: float
 
@@ -68,6 +70,8 @@ class Classifier:
         self._reconfiguring = asyncio.Lock()
         self._model: _Model | None = None
         self._update_stuck = False
+        # Of the model before, too: a batch of its may be in progress when it is replaced.
+        self._predictions: deque[Predictions] = deque(maxlen=2)
         self._background = asyncio.get_running_loop().create_task(
             export(self._gauge), context=contextvars.Context()
         )
@@ -82,6 +86,7 @@ class Classifier:
         async with self._reconfiguring:
             try:
                 self._model = await asyncio.to_thread(_load, user_config)
+                self._predictions.append(self._model.predictions)
                 self._update_stuck = False
                 record(UPDATES, 1, outcome="loaded")
             except Exception:
@@ -101,6 +106,8 @@ class Classifier:
             record(MODEL, 1, **_identity(self._model))
             record(MODEL_LOAD_S, self._model.load_s)
             record(MODEL_WARM_UP_S, self._model.warm_up_s)
+        for predictions in self._predictions:
+            predictions.export()
 
     async def classify(self, images: Images) -> Answers:
         """Answer each image of a group, in its order."""
@@ -177,11 +184,11 @@ def _answer(model: _Model, items: list[_Item]) -> tuple[list[bytes], dict[str, f
     stages_s = {"inference": inferred - began, "encode": time.monotonic() - inferred}
     for stage, spent_s in stages_s.items():
         record(STAGE_S, spent_s, stage=stage)
-    if any(item.request_id == PROBE_ID for item in items):
-        real = [n for n, item in enumerate(items) if item.request_id != PROBE_ID]
+    real = [n for n, item in enumerate(items) if item.request_id != PROBE_ID]
+    if len(real) < len(items):
         probabilities = {head: rows[real] for head, rows in probabilities.items()}
-    if len(next(iter(probabilities.values()))):
-        record_predictions(model.artifact.spec, probabilities)
+    if real:
+        model.predictions.observe(probabilities)
     return answers, stages_s
 
 
@@ -209,4 +216,4 @@ def _load(user_config: dict[str, Any]) -> _Model:
         "model %s %s loaded with %s, %s, in %.2f s",
         spec.name, spec.version, config.engine, config.precision, load_s + warm_up_s,
     )  # fmt: skip
-    return _Model(artifact, engine, Labeller(spec), config, load_s, warm_up_s)
+    return _Model(artifact, engine, Labeller(spec), config, Predictions(spec), load_s, warm_up_s)

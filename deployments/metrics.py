@@ -11,10 +11,11 @@ import asyncio
 import itertools
 import logging
 import sys
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -238,20 +239,42 @@ def batch_observer(queue: str) -> Callable[[int, float], None]:
     return observe
 
 
-def record_predictions(spec: Spec, probabilities: Probabilities) -> None:
-    """Count what a model predicts for a batch, and how sure it is.
+class Predictions:
+    """Sums up what a model predicts and how sure it is; recorded by the clock.
 
-    Args:
-        probabilities: head -> float32 (N, classes).
+    Batches add to it from engine threads: of two that do so at the same time, one must not be lost.
     """
-    for head, classes in spec.heads.items():
-        rows: NDArray[np.float32] = probabilities[head]
-        labels = {"head": head, "version": spec.version}
-        confidences = rows.max(axis=1)
-        record(CONFIDENCE_SUM, float(confidences.sum()), **labels)
-        record(CONFIDENCE, float(confidences[0]), **labels)
-        for number, count in Counter(rows.argmax(axis=1).tolist()).items():
-            record(PREDICTIONS, count, **labels, **{"class": classes[number]})
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec, self._lock = spec, Lock()
+        self._counts = {head: np.zeros(len(names), np.int64) for head, names in spec.heads.items()}
+        self._sums = dict.fromkeys(spec.heads, 0.0)
+
+    def observe(self, probabilities: Probabilities) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: head -> float32 (N, classes).
+        """
+        with self._lock:
+            for head, classes in self._spec.heads.items():
+                rows: NDArray[np.float32] = probabilities[head]
+                best = rows.argmax(axis=1)
+                sure = rows[np.arange(len(rows)), best]
+                self._counts[head] += np.bincount(best, minlength=len(classes))
+                self._sums[head] += float(sure.sum())
+                record(CONFIDENCE, float(sure[0]), head=head, version=self._spec.version)
+
+    def export(self) -> None:
+        """Record what was taken in since."""
+        with self._lock:
+            for head, classes in self._spec.heads.items():
+                labels = {"head": head, "version": self._spec.version}
+                record(CONFIDENCE_SUM, self._sums[head], **labels)
+                for number in np.flatnonzero(self._counts[head]):
+                    count = int(self._counts[head][number])
+                    record(PREDICTIONS, count, **labels, **{"class": classes[number]})
+                self._counts[head][:], self._sums[head] = 0, 0.0
 
 
 def document() -> str:

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,9 +82,9 @@ class Preprocessor:
             Unavailable: no classifier answers.
         """
         group = _Group(photos, [deadline(photo.left_s) for photo in photos])
-        for photo in photos:
-            if photo.request_id != PROBE_ID:
-                record(PHOTOS, 1, format=format_of(photo.data))
+        real = (photo.data for photo in photos if photo.request_id != PROBE_ID)
+        for name, count in Counter(map(format_of, real)).items():
+            record(PHOTOS, count, format=name)
         for _ in range(_TRIES):
             if len(group.answers) == len(photos):
                 break

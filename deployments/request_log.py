@@ -1,7 +1,7 @@
-"""One line of JSON a request, in a file beside Serve's own logs; never a photo's bytes.
+"""What is told of each request: its metrics, and a line of JSON beside Serve's own logs.
 
-Lines are made and written together, by the clock. One at a time and through Serve's formatter, a
-line takes 50 µs, made together 5: it would cost more than all else that is told of a request.
+Never a photo's bytes. Both are told for many requests together, by the clock: one at a time and
+through Serve's formatter, a line takes 50 µs, made together 6.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from starlette.types import Scope
 
 from deployments.merging import merge_traces
 from deployments.messages import Trace
+from deployments.metrics import ANSWERS, REQUEST_S, record
+from deployments.middleware import ONE_PHOTO
 from deployments.settings import Level, RequestLogging
 
 logger = logging.getLogger("ray.serve")
@@ -75,7 +77,7 @@ def begin_entry(scope: Scope) -> Entry:
 
 
 class RequestLog:
-    """Writes the entries that the settings ask for.
+    """Counts every request, and writes those that the settings ask for.
 
     Args:
         handler: where lines go.
@@ -94,14 +96,18 @@ class RequestLog:
         self._ended.append(entry)
 
     async def flush(self) -> None:
-        """Write a line for each request that ended since."""
+        """Record each request that ended since, and write the lines of those that are wanted."""
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        for entry in ended:
+            labels = {"route": entry.route, "status": str(entry.status)}
+            record(REQUEST_S, entry.took_s - entry.stages_s["read"], **labels)
+            if entry.route == ONE_PHOTO:
+                record(ANSWERS, 1, **labels)
         lines = _lines([entry for entry in ended if self._wanted(entry)])
         if lines:
-            record = logging.makeLogRecord({"msg": "\n".join(lines)})
-            await asyncio.to_thread(
-                self._handler.handle, record
-            )  # a disk that stalls stalls no photo
+            together = logging.makeLogRecord({"msg": "\n".join(lines)})
+            # In a thread: a disk that stalls is to stall no photo.
+            await asyncio.to_thread(self._handler.handle, together)
 
     def _wanted(self, entry: Entry) -> bool:
         level = _level(entry)

@@ -244,11 +244,25 @@ async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
 async def test_the_readiness_probe_is_no_traffic(classifier, recorded):
     probe = asked(photo())._replace(request_id=PROBE_ID)
     await Preprocessor([Handle(classifier)], Settings()).classify([probe])
+    classifier._gauge()
     assert not {metrics.PHOTOS, metrics.PREDICTIONS} & {metric for metric, *_ in recorded}
     await Preprocessor([Handle(classifier)], Settings()).classify([asked(photo()), probe])
+    classifier._gauge()
     for counter, labels in ((metrics.PHOTOS, {}), (metrics.PREDICTIONS, {"head": "color"})):
         values = [v for m, v, each in recorded if m is counter and labels.items() <= each.items()]
         assert sum(values) == 1
+
+
+async def test_what_a_replaced_model_predicted_is_counted_too(classifier, recorded, tmp_path):
+    await classifier.classify(pixels(3)[1])
+    await classifier.reconfigure({"model": str(copy_of_shipped(tmp_path, version="2"))})
+    await classifier.classify(pixels(2)[1])
+    classifier._gauge()
+    counted = dict.fromkeys("12", 0)
+    for metric, value, labels in recorded:
+        if metric is metrics.PREDICTIONS and labels["head"] == "color":
+            counted[labels["version"]] += value
+    assert counted == {"1": 3, "2": 2}
 
 
 async def test_groups_that_share_a_batch_each_learn_its_size(classifier):

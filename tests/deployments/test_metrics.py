@@ -23,10 +23,14 @@ def test_docs_list_the_metrics_that_there_are():
 def test_every_photos_predictions_are_counted_and_how_sure_they_are(recorded):
     spec = Spec("a", "2", ImageSize(height_px=8, width_px=8), {"color": ("Red", "Blue", "Green")})
     batch = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]], np.float32)
-    metrics.record_predictions(spec, {"color": batch})
+    predictions = metrics.Predictions(spec)
+    predictions.observe({"color": batch})
+    predictions.export()
+    predictions.export()  # nothing is told twice
     counted = {labels["class"]: n for d, n, labels in recorded if d is metrics.PREDICTIONS}
     assert counted == {"Red": 2, "Green": 1}
-    assert [n for d, n, _ in recorded if d is metrics.CONFIDENCE_SUM] == [pytest.approx(2.1)]
+    sums = [n for d, n, _ in recorded if d is metrics.CONFIDENCE_SUM]
+    assert sums == [pytest.approx(2.1), 0]
     assert [n for d, n, _ in recorded if d is metrics.CONFIDENCE] == [
         pytest.approx(0.7)
     ]  # the first
