@@ -139,13 +139,18 @@ CONFIDENCE = Declared(
 )  # fmt: skip
 CONFIDENCE_SUM = Declared(
     "counter", "mlc_confidence_of_all", "Sum of the confidences of the labels of all photos.",
-    "Drift, as the mean: divided by `ray_mlc_predictions_total` of the head. A roll-out: is the "
-    "new version as sure?", ("head", "version"),
+    "Drift, as the mean: divided by `ray_mlc_labels_total`. A roll-out: is the new version as "
+    "sure?", ("head", "version"),
+)  # fmt: skip
+LABELS = Declared(
+    "counter", "mlc_labels", "Photos that were given a label of the head.",
+    "What the sum of the confidences is divided by: its series begin when those do.",
+    ("head", "version"),
 )  # fmt: skip
 
 ALL = (
     REQUEST_S, ANSWERS, STAGE_S, BATCH_ITEMS, BATCHED, WAITING, BUSY_S, PHOTOS, PROBLEMS, MODEL,
-    MODEL_LOAD_S, MODEL_WARM_UP_S, UPDATE_STUCK, UPDATES, PREDICTIONS, CONFIDENCE, CONFIDENCE_SUM,
+    MODEL_LOAD_S, MODEL_WARM_UP_S, UPDATE_STUCK, UPDATES, PREDICTIONS, CONFIDENCE, CONFIDENCE_SUM, LABELS,
 )  # fmt: skip
 
 _PREAMBLE = """# Metrics
@@ -271,6 +276,7 @@ class Predictions:
             for head, classes in self._spec.heads.items():
                 labels = {"head": head, "version": self._spec.version}
                 record(CONFIDENCE_SUM, self._sums[head], **labels)
+                record(LABELS, int(self._counts[head].sum()), **labels)
                 for number in np.flatnonzero(self._counts[head]):
                     count = int(self._counts[head][number])
                     record(PREDICTIONS, count, **labels, **{"class": classes[number]})

@@ -184,7 +184,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Confidence, mean", "It sinks when the model meets photos it was not trained for.",
             "percentunit",
-            ((_ratio("ray_mlc_confidence_of_all_total", "ray_mlc_predictions_total",
+            ((_ratio("ray_mlc_confidence_of_all_total", "ray_mlc_labels_total",
                      "head, version"), "{{head}}, version {{version}}"),),
         ),
         Panel(
