@@ -1,4 +1,4 @@
-"""`make observability`, in small: both services loaded in turn, a day of half a minute drawn."""
+"""`make observability`, in small: one service loaded with and without, a day of half a minute drawn."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def observed(tmp_path_factory):
     return folder, json.loads(line)
 
 
-def test_what_observing_costs_is_measured_on_both_services(observed):
+def test_what_observing_costs_is_measured_with_and_without(observed):
     figures = observed[1]
     for way in ("with", "without"):
         whole = figures[f"{way}: core-ms/photo"]["median"]
