@@ -1,4 +1,4 @@
-"""`make observability`, in small: one service loaded with and without, a day of half a minute drawn."""
+"""`make observability`, in small: one service with and without, a day of half a minute drawn."""
 
 import json
 import shutil
