@@ -2,13 +2,16 @@
 PYTHON ?= $(firstword $(foreach v,3.12 3.11,$(if $(shell python$(v) --version 2>/dev/null),python$(v))) python3)
 HOST ?= 127.0.0.1
 PORT ?= 8000
+CONFIG ?= serve_config.yaml
+URL ?= http://127.0.0.1:$(PORT)
+SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate bench observability compare lock
+.PHONY: serve stop test check train evaluate bench observability loadtest compare lock
 
 serve: .venv/serve
-	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT)
+	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT) --config $(CONFIG)
 
 stop: .venv/serve
 	@$(BIN)/python -m deployments.local stop --port $(PORT)
@@ -29,6 +32,11 @@ bench: .venv/dev
 # What metrics, logs and ids cost, and the pictures of the dashboard. Needs wrk and prometheus.
 observability: .venv/dev
 	$(BIN)/python -m bench.observability
+
+# SCENARIO: a file of loadtest/, URL: of the service, ARGS: more options of locust's and ours
+loadtest: .venv/dev
+	@mkdir -p loadtest-report
+	$(BIN)/locust -f loadtest/$(SCENARIO).py --host $(URL) --headless --html loadtest-report/locust.html $(ARGS)
 
 # DATA: a Fashion Product Images data set, directory or zip
 train: .venv/dev

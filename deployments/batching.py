@@ -94,6 +94,11 @@ class Batcher(Generic[Item, Answer]):
         return len(self._waiting)
 
     @property
+    def held(self) -> int:
+        """Items that wait or are in a batch that is running."""
+        return len(self._waiting) + sum(running.items for running in self._in_flight)
+
+    @property
     def in_flight(self) -> int:
         """Batches that are running."""
         return len(self._in_flight)

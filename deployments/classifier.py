@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.autoscaling import PHOTOS_HELD
 from deployments.batching import Batcher
 from deployments.errors import WrongImageSize
 from deployments.merging import merge_traces
@@ -138,6 +139,10 @@ class Classifier:
             "heads": {head: list(classes) for head, classes in spec.heads.items()},
             "metrics": dict(model.artifact.metrics),
         }
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve asks a replica for when it scales; see deployments.autoscaling."""
+        return {PHOTOS_HELD: float(self._batcher.held)}
 
     def _in_service(self) -> _Model:
         if self._model is None:

@@ -91,19 +91,18 @@ class RequestLog:
         self._ended: deque[Entry] = deque(maxlen=_WAITING_MOST)
 
     def end(self, entry: Entry) -> None:
-        """Take a request that was answered; `flush` brings it to the file."""
+        """Record a request that was answered; `flush` brings its line to the file."""
         entry.ended, entry.took_s = time.time(), time.monotonic() - entry.began
-        self._ended.append(entry)
+        labels = {"route": entry.route, "status": str(entry.status)}
+        record(REQUEST_S, entry.took_s - entry.stages_s["read"], **labels)
+        if entry.route == ONE_PHOTO:
+            record(ANSWERS, 1, **labels)
+        if self._wanted(entry):
+            self._ended.append(entry)
 
     async def flush(self) -> None:
-        """Record each request that ended since, and write the lines of those that are wanted."""
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
-        for entry in ended:
-            labels = {"route": entry.route, "status": str(entry.status)}
-            record(REQUEST_S, entry.took_s - entry.stages_s["read"], **labels)
-            if entry.route == ONE_PHOTO:
-                record(ANSWERS, 1, **labels)
-        lines = _lines([entry for entry in ended if self._wanted(entry)])
+        """Write the lines of the requests that ended since."""
+        lines = _lines([self._ended.popleft() for _ in range(len(self._ended))])
         if lines:
             together = logging.makeLogRecord({"msg": "\n".join(lines)})
             # In a thread: a disk that stalls is to stall no photo.

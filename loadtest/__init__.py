@@ -1,0 +1,1 @@
+"""Load tests with Locust; they know the service by its URL alone."""

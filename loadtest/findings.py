@@ -1,0 +1,125 @@
+"""What a run finds beyond Locust's own statistics; workers send theirs to the master."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.request import urlopen
+from weakref import WeakKeyDictionary
+
+import gevent
+from locust.env import Environment
+from prometheus_client.parser import text_string_to_metric_families
+
+_EVERY_S = 2.0
+_REPLICAS = "ray_serve_deployment_replica_healthy"
+
+
+@dataclass
+class Findings:
+    """Of one process, or of all where workers report to it.
+
+    Attributes:
+        counts: `arrivals` that were meant to be sent, of them `late` and `dropped` ones;
+            `refused` requests.
+        versions: model version -> requests it answered.
+        history: what `Sampler` writes.
+        problems: what makes the run say nothing of the service.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    history: list[dict[str, float]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def hand_over(self) -> dict[str, dict[str, int]]:
+        """What was counted since the last call, as a worker sends it."""
+        told = {"counts": dict(self.counts), "versions": dict(self.versions)}
+        self.counts.clear()
+        self.versions.clear()
+        return told
+
+    def take(self, told: Mapping[str, Mapping[str, int]]) -> None:
+        """Add what a worker sent."""
+        self.counts.update(told["counts"])
+        self.versions.update(told["versions"])
+
+    def clear(self) -> None:
+        """Forget the run before."""
+        for part in (self.counts, self.versions, self.history, self.problems):
+            part.clear()
+
+
+class Sampler:
+    """Writes a run's history: answers, failures, refusals, latency and replicas over time."""
+
+    def __init__(self, environment: Environment, findings: Findings) -> None:
+        self._environment = environment
+        self._findings = findings
+        self._seen = Counter[str]()
+        self._times = Counter[int]()
+
+    def run(self) -> None:
+        """Sample until killed."""
+        began = time.monotonic()
+        while True:
+            gevent.sleep(_EVERY_S)
+            self.sample(time.monotonic() - began)
+
+    def sample(self, at_s: float) -> None:
+        """One entry; rates and latency are those since the entry before."""
+        stats, findings = self._environment.stats, self._findings
+        now = Counter({
+            "answered": stats.total.num_requests - stats.total.num_failures,
+            "failed": stats.total.num_failures - findings.counts["refused"],
+            "refused": findings.counts["refused"],
+        })  # fmt: skip
+        now.update({f"version {name}": count for name, count in findings.versions.items()})
+        times = Counter(stats.total.response_times)
+        since_s = at_s - (findings.history[-1]["at_s"] if findings.history else 0.0)
+        entry = {"at_s": at_s}
+        entry |= {f"{name}_per_s": (now[name] - self._seen[name]) / since_s for name in now}
+        for share in (0.5, 0.99):
+            entry[f"p{100 * share:g}_s"] = percentile(times - self._times, share) / 1e3
+        entry |= {f"{name} replicas": count for name, count in self._replicas().items()}
+        self._seen, self._times = now, times
+        findings.history.append(entry)
+
+    def _replicas(self) -> Counter[str]:
+        try:
+            # In gevent's sockets: other users go on meanwhile.
+            with urlopen(f"{self._environment.host}/metrics", timeout=5) as answer:  # noqa: S310
+                text = answer.read().decode()
+        except OSError:  # no metrics, no curve; what became of requests is counted elsewhere
+            return Counter()
+        return Counter(
+            sample.labels["deployment"]
+            for family in text_string_to_metric_families(_lines(text.splitlines()))
+            for sample in family.samples
+            if sample.value == 1
+        )
+
+
+def _lines(lines: Iterable[str]) -> str:
+    # The whole page takes the parser longer than the second until the next one.
+    return "\n".join(line for line in lines if line.startswith(_REPLICAS))
+
+
+def percentile(times: Mapping[int, int], share: float) -> float:
+    """The value that `share` of a histogram's values do not exceed; NaN of none."""
+    left = share * sum(times.values())
+    for value in sorted(times):
+        left -= times[value]
+        if left <= 0:
+            return value
+    return float("nan")
+
+
+_OF: WeakKeyDictionary[Environment, Findings] = WeakKeyDictionary()
+
+
+def of(environment: Environment) -> Findings:
+    """The findings that belong to a Locust environment."""
+    return _OF.setdefault(environment, Findings())

@@ -1,0 +1,9 @@
+"""`locust -f loadtest/hostile.py`: three photos of ten are none; the others must not notice."""
+
+from loadtest.scenario import Arrivals, Scenario, Shopper
+
+__all__ = ["Arrivals", "Hostile", "Shopper"]
+
+
+class Hostile(Scenario):
+    bad_share = 0.3

@@ -1,0 +1,121 @@
+"""Who sends: shoppers in a closed loop, or arrivals in an open one; both check what comes back."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, ClassVar
+
+import gevent
+import numpy as np
+from locust import FastHttpUser, between, task
+from locust.exception import StopUser
+
+from loadtest.findings import of
+from loadtest.traffic import MANY, REFUSED, Traffic, fault_of, photos, version_of
+
+ANSWERED_WITHIN_S = 30.0
+_IN_FLIGHT_MOST = 2000  # of an open loop, in one process; what would go beyond is dropped
+_LATE_S = 0.05  # a generator that sends later than this measures itself
+
+
+class _Client(FastHttpUser):
+    abstract = True
+    connection_timeout = network_timeout = ANSWERED_WITHIN_S
+    concurrency = _IN_FLIGHT_MOST
+    heads: ClassVar[dict[str, dict[str, list[str]]]] = {}  # version -> head -> classes
+
+    def on_start(self) -> None:
+        options: Any = self.environment.parsed_options
+        seed = uuid.uuid4().int % 2**32
+        scenario: Any = self.environment.shape_class
+        self.traffic = Traffic(photos(options.photos), scenario.bad_share, seed)
+        self.chance = np.random.default_rng(seed)
+
+    def ask(self, intended: float | None = None) -> None:
+        """Classify a photo, or now and then several in a call.
+
+        Args:
+            intended: when it was meant to be sent, on `time.perf_counter`; latency counts from it.
+        """
+        many = self.chance.random() < MANY.share
+        sent = [self.traffic.next_photo() for _ in range(MANY.photos if many else 1)]
+        scenario: Any = self.environment.shape_class
+        base, way = scenario.way_now(self.environment)
+        path = "/v1/classify/batch" if many else "/v1/classify"
+        request_id = uuid.uuid4().hex
+        body: dict[str, Any] = {"data": sent[0][0]}
+        headers = {"X-Request-ID": request_id}
+        if many:
+            body = {"files": [("images", (f"{n}", photo)) for n, (photo, _) in enumerate(sent)]}
+        else:
+            headers["Content-Type"] = "application/octet-stream"
+        with self.client.post(
+            base + path, name=f"{way}{path}", headers=headers, catch_response=True, **body
+        ) as answer:
+            if intended is not None:
+                answer.request_meta["response_time"] = 1e3 * (time.perf_counter() - intended)
+            findings = of(self.environment)
+            good = [good for _, good in sent]
+            version = version_of(answer.content)
+            if version:
+                findings.versions[version] += 1
+            fault = fault_of(
+                answer.status_code, answer.content, good, self._heads(base, version), many=many
+            )
+            if fault is None and answer.headers.get("x-request-id") != request_id:
+                fault = "the answer has another request's id"
+            if fault and fault.startswith(REFUSED):
+                findings.counts["refused"] += 1
+            if fault:
+                answer.failure(fault)
+            else:
+                findings.counts["photos"] += len(sent)
+                answer.success()
+
+    def _heads(self, base: str, version: str) -> dict[str, list[str]]:
+        """The classes of a version; asked of the service once, when it is first seen."""
+        if version and version not in self.heads:
+            with self.client.get(f"{base}/v1/model", name="/v1/model", catch_response=True) as told:
+                told.success()  # in the middle of a roll-out it may tell of the other version
+                model = told.json() if told.status_code == 200 else {"heads": {}}
+            self.heads[version] = model["heads"]
+        return self.heads.get(version, {})
+
+
+class Shopper(_Client):
+    """A closed loop: asks, waits for the answer, looks at it, asks again."""
+
+    wait_time = between(0.05, 0.15)
+
+    @task
+    def shop(self) -> None:
+        self.ask()
+
+
+class Arrivals(_Client):
+    """An open loop: requests leave at the times of a Poisson process, answered or not."""
+
+    @task
+    def arrive(self) -> None:
+        options: Any = self.environment.parsed_options
+        findings = of(self.environment)
+        scenario: Any = self.environment.shape_class
+        start = at = time.perf_counter()
+        in_flight: set[Any] = set()
+        while True:
+            rate = options.peak * scenario.level(at - start, options.seconds) / options.senders
+            at += self.chance.exponential(1 / max(rate, 1e-3))
+            if at - start >= options.seconds:
+                break
+            gevent.sleep(max(0.0, at - time.perf_counter()))
+            findings.counts["arrivals"] += 1
+            findings.counts["late"] += time.perf_counter() - at > _LATE_S
+            if len(in_flight) >= _IN_FLIGHT_MOST:
+                findings.counts["dropped"] += 1
+                continue
+            sent = gevent.spawn(self.ask, at)
+            in_flight.add(sent)
+            sent.link(in_flight.discard)
+        gevent.joinall(list(in_flight), timeout=ANSWERED_WITHIN_S)
+        raise StopUser
