@@ -87,28 +87,15 @@ class Server:
         file = config.with_suffix(".deployed.yaml")
         file.write_text(yaml.safe_dump(done))
         serve = Path(sys.executable).with_name("serve")
-        said = ["Ray's dashboard does not run"]
-        # The process listens for metrics and more as well; just one of its ports takes configs.
-        for port in self._dashboard_ports():
-            address = f"http://127.0.0.1:{port}"
-            taken = subprocess.run(
-                [serve, "deploy", "--address", address, file],
-                check=False, capture_output=True, text=True,
-                env=os.environ | {"RAY_AUTH_MODE": "token"},  # as `ray.init` sets a cluster up
-            )  # fmt: skip
-            if taken.returncode == 0:
-                return
-            said.append(taken.stdout + taken.stderr)
-        raise RuntimeError("\n".join(said))
-
-    def _dashboard_ports(self) -> list[int]:
-        return [
-            each.laddr.port
-            for process in processes(self.port)
-            if _name(process) == "dashboard"
-            for each in process.net_connections("tcp")
-            if each.status == psutil.CONN_LISTEN
-        ]
+        self._output.seek(0)
+        (address,) = re.findall(r"--address (\S+)", self._output.read().decode())
+        taken = subprocess.run(
+            [serve, "deploy", "--address", address, file],
+            check=False, capture_output=True, text=True,
+            env=os.environ | {"RAY_AUTH_MODE": "token"},  # as `ray.init` sets a cluster up
+        )  # fmt: skip
+        if taken.returncode:
+            raise RuntimeError(taken.stdout + taken.stderr)
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds spent so far, by the name of each process."""

@@ -96,13 +96,14 @@ def start(host: str, port: int, config_file: Path) -> None:
     config["http_options"] = config.get("http_options", {}) | {"host": host, "port": port}
     began = time.monotonic()
     try:
-        logs = _start_ray(config)
+        dashboard, logs = _start_ray(config)
         _say("loading the model …")
         _wait_until_ready(host, port, logs)
         _say(
             f"ready after {time.monotonic() - began:.0f} s\n"
             f"  page      http://{host}:{port}/\n"
             f"  try       curl -F image=@photo.jpg http://{host}:{port}/v1/classify\n"
+            f"  change    RAY_AUTH_MODE=token .venv/bin/serve deploy --address {dashboard} CONFIG\n"
             f"  logs      {logs}\n"
             "  stop      Ctrl-C, or `make stop`"
         )
@@ -128,8 +129,12 @@ def stop(port: int) -> None:
     _say(f"stopped the service on port {port}" if found else f"nothing runs on port {port}")
 
 
-def _start_ray(config: dict[str, Any]) -> str:
-    """Start Ray and hand it the config, as `serve deploy` does; returns the folder of its logs."""
+def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
+    """Start Ray and hand it the config, as `serve deploy` does.
+
+    Returns:
+        The address of its dashboard, which takes configs, and the folder of Serve's logs.
+    """
     _say("starting Ray …")
     with _signals_held():  # Ray half imported could not be shut down
         import ray  # noqa: PLC0415  (it reads the environment when imported)
@@ -142,11 +147,12 @@ def _start_ray(config: dict[str, Any]) -> str:
         _temp_dir=os.environ[_RUN],
     )  # fmt: skip
     _on_signals(_interrupt)  # Ray has put handlers of its own in their place
+    dashboard = f"http://{context.dashboard_url}"
     try:
-        ServeSubmissionClient(f"http://{context.dashboard_url}").deploy_applications(config)
+        ServeSubmissionClient(dashboard).deploy_applications(config)
     except RuntimeError as error:
         raise StartError(f"Ray Serve refused the config: {error}") from error
-    return f"{os.environ[_RUN]}/session_latest/logs/serve"
+    return dashboard, f"{os.environ[_RUN]}/session_latest/logs/serve"
 
 
 def _wait_until_ready(host: str, port: int, logs: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.request import urlopen
 from weakref import WeakKeyDictionary
 
@@ -22,34 +23,42 @@ class Findings:
     """Of one process, or of all where workers report to it.
 
     Attributes:
-        counts: `arrivals` that were meant to be sent, of them `late` and `dropped` ones;
-            `refused` requests.
+        counts: `arrivals` that were meant to be sent, `dropped` ones of them; `refused` requests;
+            `photos` that were answered well.
+        late: milliseconds that an arrival was sent later than intended -> how often.
         versions: model version -> requests it answered.
         history: what `Sampler` writes.
         problems: what makes the run say nothing of the service.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
+    late: Counter[int] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     history: list[dict[str, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def hand_over(self) -> dict[str, dict[str, int]]:
+    def hand_over(self) -> dict[str, dict[Any, int]]:
         """What was counted since the last call, as a worker sends it."""
-        told = {"counts": dict(self.counts), "versions": dict(self.versions)}
-        self.counts.clear()
-        self.versions.clear()
+        told = {}
+        for name, counter in self._counters().items():
+            told[name] = dict(counter)
+            counter.clear()
         return told
 
-    def take(self, told: Mapping[str, Mapping[str, int]]) -> None:
+    def take(self, told: Mapping[str, Mapping[Any, int]]) -> None:
         """Add what a worker sent."""
-        self.counts.update(told["counts"])
-        self.versions.update(told["versions"])
+        for name, counter in self._counters().items():
+            counter.update(told[name])
+
+    def _counters(self) -> dict[str, Counter[Any]]:
+        return {"counts": self.counts, "late": self.late, "versions": self.versions}
 
     def clear(self) -> None:
         """Forget the run before."""
-        for part in (self.counts, self.versions, self.history, self.problems):
-            part.clear()
+        for counter in self._counters().values():
+            counter.clear()
+        self.history.clear()
+        self.problems.clear()
 
 
 class Sampler:

@@ -26,7 +26,7 @@ class _Run(Collector):
             requests.add_metric((entry.name,), entry.num_requests)
             failures.add_metric((entry.name,), entry.num_failures)
         yield from (requests, failures)
-        for name in ("refused", "arrivals", "late", "dropped"):
+        for name in ("refused", "arrivals", "dropped", "photos"):
             yield CounterMetricFamily(
                 f"loadtest_{name}", "See Findings.counts.", value=findings.counts[name]
             )

@@ -27,6 +27,8 @@ from loadtest.users import ANSWERED_WITHIN_S, Arrivals, Shopper
 
 __all__ = ["Arrivals", "Scenario", "Shopper"]
 
+# Workers report every 3 s, and what they have not when the run ends is lost.
+_LAST_REPORTS_S = 4.0
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -55,14 +57,18 @@ class Scenario(LoadTestShape):
         """Locust's question, once a second: how many users, of which kind; None ends the run."""
         runner: Any = self.runner
         options, at_s = runner.environment.parsed_options, float(self.get_run_time())
-        if at_s >= options.seconds:
+        distributed = isinstance(runner, MasterRunner)
+        if at_s >= options.seconds + (_LAST_REPORTS_S if distributed else 0.0):
             return None
+        kind = Arrivals if options.open_loop else Shopper
+        if at_s >= options.seconds:
+            return 0, 100.0, [kind]
         if options.open_loop:
             # Sent on to the workers with the options: each takes its part of the rate.
-            options.senders = max(1, getattr(runner, "worker_count", 1))
-            return options.senders, 100.0, [Arrivals]
+            options.senders = runner.worker_count if distributed else 1
+            return options.senders, 100.0, [kind]
         users = round(options.peak * self.level(at_s, options.seconds))
-        return max(1, users), max(100.0, options.peak), [Shopper]
+        return max(1, users), max(100.0, options.peak), [kind]
 
 
 @events.init_command_line_parser.add_listener

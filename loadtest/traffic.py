@@ -138,7 +138,7 @@ def fault_of(
             return f"{len(results)} results to {len(good)} photos"
         faults = (_fault(result, each, heads) for result, each in zip(results, good, strict=True))
         return next(filter(None, faults), None)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         return f"not an answer: {error!r}"
 
 

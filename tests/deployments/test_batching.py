@@ -78,6 +78,7 @@ async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
     futures += [batcher.submit(n) for n in range(4, 7)]
     await asyncio.sleep(0)
     assert (batcher.in_flight, batcher.waiting) == (1, 3)
+    assert batcher.held == 3 + len(engine.batches[0])
     futures.append(batcher.submit(7))
     await until(lambda: batcher.in_flight == 2)
     engine.gate.set()
