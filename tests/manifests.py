@@ -43,7 +43,10 @@ def _kubectl_version() -> tuple[int, int] | None:
     if shutil.which("kubectl") is None:
         return None
     said = subprocess.run(
-        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, check=True, timeout=60
+        ["kubectl", "version", "--client", "-o", "json"],
+        capture_output=True,
+        check=True,
+        timeout=60,
     )
     version = json.loads(said.stdout)["clientVersion"]
     return int(version["major"]), int(version["minor"].rstrip("+"))

@@ -4,7 +4,6 @@ import pytest
 from manifests import CHOICES, OVERLAYS, render
 
 
-
 @pytest.fixture(params=OVERLAYS)
 def overlay(request):
     return request.param
@@ -16,6 +15,10 @@ def objects(overlay):
     return render(overlay)
 
 
-@pytest.fixture(params=CHOICES, ids=lambda choice: "all" if len(choice) > 1 else "".join(choice) or "alone")
+def _name(choice):
+    return "all" if len(choice) > 1 else "".join(choice) or "alone"
+
+
+@pytest.fixture(params=CHOICES, ids=_name)
 def any_objects(request, overlay):
     return render(overlay, *request.param)

@@ -10,57 +10,56 @@ import pytest
 from manifests import groups, ray_service, render
 
 
-def faults(service):
-    """What the operator would refuse, or need, in a RayService."""
-    found = []
-    name, spec = service["metadata"]["name"], service["spec"]
-    if len(name) > 47 or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        found.append("name")
-    strategy = spec.get("upgradeStrategy", {})
-    options = strategy.get("clusterUpgradeOptions", {})
-    cluster = spec["rayClusterConfig"]
-    if strategy.get("type") not in {"NewCluster", "NewClusterWithIncrementalUpgrade", "None"}:
-        found.append("upgrade type")
-    if strategy.get("type") == "NewClusterWithIncrementalUpgrade":
-        surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
-        if not 0 <= step <= surge <= 100:
-            found.append("upgrade steps")
-        if options.get("intervalSeconds", 0) <= 0 or not options.get("gatewayClassName"):
-            found.append("upgrade options")
-        if not cluster.get("enableInTreeAutoscaling"):
-            found.append("upgrade without autoscaling")
-    if "upgradeStrategy" in cluster:
-        found.append("upgradeStrategy of the cluster")
-    version = tuple(map(int, cluster.get("rayVersion", "0.0.0").split(".")))
-    if cluster.get("authOptions", {}).get("mode") == "token" and version < (2, 52, 0):
-        found.append("token without a Ray that knows it")
+def _upgrade(spec):
+    strategy = spec["upgradeStrategy"]
+    kind, options = strategy["type"], strategy.get("clusterUpgradeOptions", {})
+    surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
+    incremental = kind == "NewClusterWithIncrementalUpgrade"
+    autoscaled = spec["rayClusterConfig"].get("enableInTreeAutoscaling")
+    named = options.get("intervalSeconds", 0) > 0 and options.get("gatewayClassName")
+    yield "upgrade type", kind in {"NewCluster", "NewClusterWithIncrementalUpgrade", "None"}
+    yield "upgrade steps", not incremental or 0 <= step <= surge <= 100
+    yield "upgrade options", not incremental or named
+    yield "upgrade without autoscaling", not incremental or autoscaled
+    yield "upgradeStrategy of the cluster", "upgradeStrategy" not in spec["rayClusterConfig"]
+
+
+def _head(cluster):
     head = cluster["headGroupSpec"]
     container = head["template"]["spec"]["containers"][0]
-    if "serve" not in {port["name"] for port in container["ports"]}:
-        found.append("no port for the Service")
-    if head.get("headService", {}).get("metadata", {}).get("name"):
-        found.append("headService is named")
     env = {variable["name"] for variable in container.get("env", [])}
-    if "gcsFaultToleranceOptions" in cluster:
-        if {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & env:
-            found.append("Redis told twice")
-        if "redis-password" in head["rayStartParams"]:
-            found.append("Redis' password told twice")
-    elif "RAY_REDIS_ADDRESS" in env:
-        found.append("Redis without gcsFaultToleranceOptions")
-    if "RAY_enable_autoscaler_v2" in env:
-        found.append("autoscaler's version told twice")
-    for group in (head, *cluster["workerGroupSpecs"]):
-        if not all(isinstance(value, str) for value in group["rayStartParams"].values()):
-            found.append("rayStartParams are no texts")
-        if "labels" in group["rayStartParams"]:
-            found.append("labels of rayStartParams")
-        if group["template"]["spec"].get("restartPolicy", "Never") != "Never":
-            found.append("restartPolicy with autoscaler v2")
-    for group in cluster["workerGroupSpecs"]:
-        if not 0 <= group["minReplicas"] <= group["maxReplicas"]:
-            found.append("replicas of a group")
-    return found
+    tolerant = "gcsFaultToleranceOptions" in cluster
+    version = tuple(map(int, cluster.get("rayVersion", "0.0.0").split(".")))
+    token = cluster.get("authOptions", {}).get("mode") == "token"
+    yield "token without a Ray that knows it", not token or version >= (2, 52, 0)
+    yield "no port for the Service", "serve" in {port["name"] for port in container["ports"]}
+    yield "headService is named", "name" not in head.get("headService", {}).get("metadata", {})
+    yield "Redis told twice", not {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & env
+    yield (
+        "Redis' password told twice",
+        not tolerant or "redis-password" not in head["rayStartParams"],
+    )
+    yield "autoscaler's version told twice", "RAY_enable_autoscaler_v2" not in env
+
+
+def _group(group):
+    texts = all(isinstance(value, str) for value in group["rayStartParams"].values())
+    restart = group["template"]["spec"].get("restartPolicy", "Never")
+    yield "rayStartParams are no texts", texts
+    yield "labels of rayStartParams", "labels" not in group["rayStartParams"]
+    yield "restartPolicy with autoscaler v2", restart == "Never"
+    yield "replicas of a group", 0 <= group.get("minReplicas", 0) <= group.get("maxReplicas", 0)
+
+
+def faults(service):
+    """What the operator would refuse, or need, in a RayService."""
+    name, spec = service["metadata"]["name"], service["spec"]
+    cluster = spec["rayClusterConfig"]
+    label = re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    rules = [("name", label and len(name) <= 47), *_upgrade(spec), *_head(cluster)]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        rules += _group(group)
+    return [rule for rule, holds in rules if not holds]
 
 
 def test_the_operator_refuses_nothing(any_objects):
