@@ -10,7 +10,6 @@ kustomize reads no file outside its own directory and merges no YAML inside a st
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +94,4 @@ def _dump(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

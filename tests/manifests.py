@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -62,8 +63,9 @@ def render(overlay: str, *components: str) -> list[dict[str, Any]]:
         file = Path(folder, "k8s/overlays", overlay, "kustomization.yaml")
         named = ", ".join(f"../../components/{component}" for component in components)
         text = file.read_text(encoding="utf-8")
-        assert "components: []" in text
-        file.write_text(text.replace("components: []", f"components: [{named}]"), encoding="utf-8")
+        text, lines = re.subn(r"components: \[.*\]", f"components: [{named}]", text)
+        assert lines == 1
+        file.write_text(text, encoding="utf-8")
         done = subprocess.run(
             ["kubectl", "kustomize", file.parent], capture_output=True, text=True, check=False,
             timeout=60,
