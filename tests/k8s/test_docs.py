@@ -51,7 +51,7 @@ def help_of(*command):
 def known_options(*command):
     """The options that a kubectl command takes: {--long and -s}."""
     text = (
-        help_of(subcommand)
+        help_of(*command)
         + subprocess.run(
             ["kubectl", "options"], capture_output=True, text=True, check=True, timeout=60
         ).stdout
