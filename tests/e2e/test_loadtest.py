@@ -96,6 +96,19 @@ def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(
     assert "/v1/classify/batch" in html.read_text()
 
 
+def test_make_loadtest_leaves_its_report(url):
+    """As the README has it, but for the port."""
+    asked = ["SCENARIO=steady", "ARGS=--open-loop --peak 20 --seconds 10", f"URL={url}"]
+    done = subprocess.run(
+        ["make", "loadtest", *asked],
+        cwd=PROJECT, env=environment(), check=False, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    report = PROJECT / "loadtest-report"
+    assert "open loop, Poisson arrivals" in done.stdout, done.stderr
+    assert json.loads((report / "result.json").read_text())["measured"]["requests"] > 100
+    assert {"load.png", "locust.html"} <= {file.name for file in report.iterdir()}
+
+
 def test_two_workers_share_the_rate_of_an_open_loop(url, tmp_path):
     options = ["--processes", "2", "--open-loop", "--peak", "40", "--seconds", "10"]
     code, line, said = run("steady", url, tmp_path, *options)

@@ -22,6 +22,9 @@ ELSEWHERE = {
     "serve deploy serve_config.yaml": "tests/e2e/test_serve_cli.py",
     "make train DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
     "make compare DATA=path/to/fashion.zip": "tests/e2e/test_compare.py",
+    "make loadtest SCENARIO=steady ARGS='--open-loop --peak 20 --seconds 10'": (
+        "tests/e2e/test_loadtest.py"
+    ),
     "make evaluate DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
 }
 
