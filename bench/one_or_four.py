@@ -47,7 +47,7 @@ Figures = dict[str, dict[str, list[float]]]  # figure -> way -> a value a round
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.one_or_four", description=__doc__)
     parser.add_argument("data", metavar="DATA", type=Path, help="a Fashion Product Images data set")
-    parser.add_argument("--epochs", type=int, default=10, help="of each of the five models")
+    parser.add_argument("--epochs", type=int, default=24, help="of each of the five models")
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument(
         "--models", type=Path, default=PROJECT / "models/compared", help="where the five are kept"
