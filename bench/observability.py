@@ -60,7 +60,11 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
                 off.unlink(missing_ok=True) if way == "with" else off.touch()
                 time.sleep(0.5)  # replicas look ten times a second
                 scraped = way == "with" and number % round(_SCRAPED_EVERY_S / seconds) == 0
+                logged = _logged_bytes(server)
                 spent[way] = _core_ms(server, load, seconds, scraped=scraped)
+                time.sleep(0.5)  # lines are written ten times a second
+                if (_logged_bytes(server) > logged) != (way == "with"):
+                    raise RuntimeError(f"the switch does not switch: requests logged {way}")
             for way, each in spent.items():
                 figures[f"{way}: core-ms/photo"].append(sum(each.values()))
                 for process in ("Ingress", "Preprocessor", "Classifier"):
@@ -79,6 +83,11 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
         name: {"median": statistics.median(v), "min": min(v), "max": max(v)}
         for name, v in figures.items()
     }
+
+
+def _logged_bytes(server: Server) -> int:
+    logs = Path(run_directory(server.port)) / "session_latest/logs/serve"
+    return sum(file.stat().st_size for file in logs.glob("requests_*.log"))
 
 
 def _core_ms(server: Server, load: ClosedLoop, seconds: float, *, scraped: bool) -> CoreMs:
