@@ -86,10 +86,9 @@ def test_a_spike_is_met_by_four_classifiers_then_one_and_nothing_is_lost(
 def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(url, tmp_path):
     html = tmp_path / "locust.html"
     options = ["--processes", "2", "--peak", "8", "--seconds", "8", "--html", str(html)]
-    code, line, said = run("hostile", url, tmp_path, *options)
+    _, line, said = run("hostile", url, tmp_path, *options)
     assert line["faults"] == {}, said
     assert line["measured"]["error_share"] == line["measured"]["refused_share"] == 0
-    assert code != BROKEN, said
     assert line["loop"] == "closed loop"
     assert line["versions"] == {"1": line["versions"]["1"]}
     assert 100 < line["versions"]["1"] < line["measured"]["requests"]  # bad photos get no version
@@ -111,9 +110,9 @@ def test_make_loadtest_leaves_its_report(url):
 
 def test_two_workers_share_the_rate_of_an_open_loop(url, tmp_path):
     options = ["--processes", "2", "--open-loop", "--peak", "40", "--seconds", "10"]
-    code, line, said = run("steady", url, tmp_path, *options)
-    assert code != BROKEN, said
-    assert 300 < line["measured"]["requests"] < 500
+    _, line, said = run("steady", url, tmp_path, *options)
+    assert line["faults"] == {}, said
+    assert 300 < line["measured"]["requests"] < 500, said
 
 
 def test_one_is_measured_against_four_and_a_missed_objective_ends_with_1(url, tmp_path, objectives):
