@@ -29,6 +29,7 @@ class Findings:
         versions: model version -> requests it answered.
         history: what `Sampler` writes.
         problems: what makes the run say nothing of the service.
+        began: Unix time; Locust's own is that of the first worker's start.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -36,6 +37,7 @@ class Findings:
     versions: Counter[str] = field(default_factory=Counter)
     history: list[dict[str, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
 
     def hand_over(self) -> dict[str, dict[Any, int]]:
         """What was counted since the last call, as a worker sends it."""
@@ -59,6 +61,7 @@ class Findings:
             counter.clear()
         self.history.clear()
         self.problems.clear()
+        self.began = time.time()
 
 
 class Sampler:

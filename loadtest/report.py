@@ -40,7 +40,7 @@ def report(environment: Environment, findings: Findings, objectives: Objectives,
     out = Path(options.out)
     entries = {name: each for (name, _), each in environment.stats.entries.items()
                if name != "/v1/model"}  # fmt: skip
-    measured = _measured(environment, list(entries.values()), findings)
+    measured = _measured(list(entries.values()), findings)
     broken = _broken(environment, findings, measured)
     missed = objectives.missed(measured)
     code = BROKEN if broken else MISSED if missed else KEPT
@@ -62,15 +62,13 @@ def report(environment: Environment, findings: Findings, objectives: Objectives,
     return code
 
 
-def _measured(
-    environment: Environment, entries: Sequence[Any], findings: Findings
-) -> dict[str, float]:
+def _measured(entries: Sequence[Any], findings: Findings) -> dict[str, float]:
     total = sum(each.num_requests for each in entries)
     failed = sum(each.num_failures for each in entries)
     refused = findings.counts["refused"]
     times = sum((Counter(each.response_times) for each in entries), Counter[int]())
     last = max((each.last_request_timestamp or 0.0 for each in entries), default=0.0)
-    lasted_s = last - environment.stats.start_time
+    lasted_s = last - findings.began
     return {
         "p50_s": percentile(times, 0.5) / 1e3,
         "p99_s": percentile(times, 0.99) / 1e3,
