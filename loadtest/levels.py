@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 Level = Callable[[float, float], float]  # seconds since the start, seconds in all -> 0 to 1
 
@@ -33,3 +35,17 @@ def sale_day(at_s: float, all_s: float) -> float:
     hour = 24 * at_s / all_s
     before, after = math.floor(hour) % 24, math.ceil(hour) % 24
     return _SALE_DAY[before] + (hour % 1) * (_SALE_DAY[after] - _SALE_DAY[before])
+
+
+def arrivals(
+    level: Level, peak: float, seconds: float, chance: np.random.Generator
+) -> Iterator[float]:
+    """Times of a Poisson process whose rate follows a level, in seconds since the start.
+
+    By thinning: arrivals at the peak's rate, each kept with the level's chance (Lewis and Shedler
+    1979, Naval Research Logistics Quarterly 26:403).
+    """
+    at_s = 0.0
+    while (at_s := at_s + chance.exponential(1 / peak)) < seconds:
+        if chance.random() < level(at_s, seconds):
+            yield at_s

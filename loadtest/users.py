@@ -12,6 +12,7 @@ from locust import FastHttpUser, between, task
 from locust.exception import StopUser
 
 from loadtest.findings import of
+from loadtest.levels import arrivals
 from loadtest.traffic import MANY, REFUSED, Traffic, fault_of, photos, version_of
 
 ANSWERED_WITHIN_S = 30.0
@@ -69,16 +70,17 @@ class _Client(FastHttpUser):
             if fault:
                 answer.failure(fault)
             else:
-                findings.counts["photos"] += len(sent)
+                findings.counts["photos"] += sum(good)
                 answer.success()
 
     def _heads(self, base: str, version: str) -> dict[str, list[str]]:
         """The classes of a version; asked of the service once, when it is first seen."""
         if version and version not in self.heads:
             with self.client.get(f"{base}/v1/model", name="/v1/model", catch_response=True) as told:
-                told.success()  # in the middle of a roll-out it may tell of the other version
-                model = told.json() if told.status_code == 200 else {"heads": {}}
-            self.heads[version] = model["heads"]
+                told.success()
+                model = told.json() if told.status_code == 200 else {}
+            if model.get("version") == version:  # not the other one, in the middle of a roll-out
+                self.heads[version] = model["heads"]
         return self.heads.get(version, {})
 
 
@@ -100,13 +102,11 @@ class Arrivals(_Client):
         options: Any = self.environment.parsed_options
         findings = of(self.environment)
         scenario: Any = self.environment.shape_class
-        start = at = time.perf_counter()
+        start = time.perf_counter()
         in_flight: set[Any] = set()
-        while True:
-            rate = options.peak * scenario.level(at - start, options.seconds) / options.senders
-            at += self.chance.exponential(1 / max(rate, 1e-3))
-            if at - start >= options.seconds:
-                break
+        peak = options.peak / options.senders
+        for at_s in arrivals(scenario.level, peak, options.seconds, self.chance):
+            at = start + at_s
             gevent.sleep(max(0.0, at - time.perf_counter()))
             findings.counts["arrivals"] += 1
             findings.late[round(1e3 * (time.perf_counter() - at))] += 1

@@ -4,6 +4,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from locust.env import Environment
 
@@ -125,6 +126,17 @@ def test_a_sale_day_has_its_peak_in_the_evening_and_its_lull_at_night():
 
 def test_a_ramp_rises_from_nothing_to_the_peak():
     assert [levels.ramp(at_s, 10) for at_s in (0, 5, 10)] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("level", "share"), [(levels.steady, 1), (levels.ramp, 1 / 2), (levels.spike, 0.4)]
+)
+def test_poisson_arrivals_follow_the_level_from_the_first_second_on(level, share):
+    times = list(levels.arrivals(level, 500, 60, np.random.default_rng(1)))
+    assert len(times) == pytest.approx(share * 500 * 60, rel=0.03)
+    assert times == sorted(times)
+    early = sum(at_s < 15 for at_s in times) / len(times)
+    assert early == pytest.approx({1: 0.25, 0.5: 1 / 16, 0.4: 1 / 16}[share], abs=0.01)
 
 
 def test_a_wrong_objective_is_refused_by_its_name(tmp_path):
