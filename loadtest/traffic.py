@@ -24,7 +24,8 @@ _KINDS = (
     (0.08, (300, 400), "PNG"),
     (0.07, (300, 400), "WEBP"),
 )
-_DRAWN_PX = (300, 400)  # larger ones are enlarged: drawing them takes a quarter of a second
+# Larger ones are enlarged: a worker that draws for seconds begins its run so much later.
+_DRAWN_PX = (60, 80)
 # How often a photo is asked falls with its rank to this power (web requests: 0.64 to 0.83; Breslau
 # et al. 1999, Web Caching and Zipf-like Distributions).
 _ZIPF = 0.8

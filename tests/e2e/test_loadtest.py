@@ -97,6 +97,7 @@ def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(
 
 def test_make_loadtest_leaves_its_report(url):
     """As the README has it, but for the port."""
+    shutil.rmtree(PROJECT / "loadtest-report", ignore_errors=True)
     asked = ["SCENARIO=steady", "ARGS=--open-loop --peak 20 --seconds 10", f"URL={url}"]
     done = subprocess.run(
         ["make", "loadtest", *asked],
@@ -113,6 +114,7 @@ def test_two_workers_share_the_rate_of_an_open_loop(url, tmp_path):
     _, line, said = run("steady", url, tmp_path, *options)
     assert line["faults"] == {}, said
     assert 300 < line["measured"]["requests"] < 500, said
+    assert 30 < line["measured"]["requests_per_s"] < 50, said
 
 
 def test_one_is_measured_against_four_and_a_missed_objective_ends_with_1(url, tmp_path, objectives):
