@@ -45,7 +45,7 @@ class Recipe:
 
     epochs: int = 30
     batch: int = 128
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     averaging: float = 0.998
