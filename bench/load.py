@@ -10,9 +10,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
@@ -26,6 +27,7 @@ class Load:
     Attributes:
         answers: requests that were answered 200.
         failures: all others, those that were never answered included.
+        late_s: by how much 99 of 100 requests at the most left after their time; an open loop's.
     """
 
     answers: int
@@ -33,6 +35,7 @@ class Load:
     seconds: float
     p50_s: float
     p99_s: float
+    late_s: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -86,7 +89,7 @@ class ClosedLoop:
 
 
 def open_loop(
-    url: str, streams: dict[str, tuple[Sequence[bytes], float]], seconds: float
+    url: str, streams: dict[str, tuple[Sequence[bytes], float]], seconds: float, seed: int = 0
 ) -> dict[str, Load]:
     """Send photos at the times of a Poisson process, whether earlier ones are answered or not.
 
@@ -96,22 +99,23 @@ def open_loop(
         streams: name -> photos and how many of them a second.
     """
 
-    async def send(session: aiohttp.ClientSession, photo: bytes, at: float) -> tuple[float, bool]:
+    async def send(session: aiohttp.ClientSession, photo: bytes, at: float) -> _Sent:
+        late_s = time.monotonic() - at
         try:
             async with session.post(f"{url}/v1/classify", data=photo) as answer:
                 await answer.read()
-                return time.monotonic() - at, answer.status == 200
+                return _Sent(time.monotonic() - at, answer.status == 200, late_s)
         except (aiohttp.ClientError, TimeoutError):
-            return time.monotonic() - at, False
+            return _Sent(time.monotonic() - at, False, late_s)
 
-    async def run() -> dict[str, list[tuple[float, bool]]]:
-        chance = random.Random(0)  # noqa: S311
+    async def run() -> dict[str, list[_Sent]]:
+        chance = random.Random(seed)  # noqa: S311
         arrivals = sorted(
             (at, name)
             for name, (_, rate) in streams.items()
-            for at in _poisson(rate, seconds, chance)
+            for at in poisson(rate, seconds, chance)
         )
-        tasks: dict[str, list[asyncio.Task[tuple[float, bool]]]] = {name: [] for name in streams}
+        tasks: dict[str, list[asyncio.Task[_Sent]]] = {name: [] for name in streams}
         headers = {"Content-Type": "image/jpeg"}
         async with aiohttp.ClientSession(
             headers=headers, connector=aiohttp.TCPConnector(limit=0)
@@ -129,21 +133,35 @@ def open_loop(
     }
 
 
-def _poisson(rate: float, seconds: float, chance: random.Random) -> list[float]:
+def poisson(rate: float, seconds: float, chance: random.Random) -> list[float]:
+    """Times of arrivals within so many seconds, `rate` a second on average."""
     times, at = [], 0.0
     while rate > 0 and (at := at + chance.expovariate(rate)) < seconds:
         times.append(at)
     return times
 
 
-def _summary(results: list[tuple[float, bool]], seconds: float) -> Load:
-    latencies = sorted(latency for latency, good in results if good) or [float("nan")]
+def p99(values: Iterable[float]) -> float:
+    """What 99 of 100 are no more than; nan where there are none."""
+    ordered = sorted(values) or [float("nan")]
+    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+
+class _Sent(NamedTuple):
+    latency_s: float
+    good: bool
+    late_s: float
+
+
+def _summary(sent: list[_Sent], seconds: float) -> Load:
+    latencies = [each.latency_s for each in sent if each.good]
     return Load(
-        answers=sum(good for _, good in results),
-        failures=sum(not good for _, good in results),
+        answers=len(latencies),
+        failures=len(sent) - len(latencies),
         seconds=seconds,
-        p50_s=statistics.median(latencies),
-        p99_s=latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))],
+        p50_s=statistics.median(latencies or [float("nan")]),
+        p99_s=p99(latencies),
+        late_s=p99(each.late_s for each in sent),
     )
 
 

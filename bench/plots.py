@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -87,3 +87,26 @@ def _budget(budget: dict[str, list[float]]) -> Figure:
     axes.set_title("What a photo costs at 64 connections, core-ms, by process")
     axes.legend(frameon=False)
     return figure
+
+
+def draw_capacity(
+    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, float], file: Path
+) -> None:
+    """Measured beside predicted rates, by composition."""
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        axes = figure.subplots()
+        rates = list(map(statistics.median, measured.values()))
+        least, most = map(min, measured.values()), map(max, measured.values())
+        spread = [
+            [rate - low for rate, low in zip(rates, least, strict=True)],
+            [high - rate for rate, high in zip(rates, most, strict=True)],
+        ]
+        names = list(measured)
+        axes.bar(names, rates, yerr=spread, color="C0", label="measured, median and range")
+        axes.plot(names, [predicted[n] for n in names], "D", color="C3", label="predicted")
+        axes.set_xlabel("classifiers × photos of a batch, at the most")
+        axes.set_title("Highest Poisson rate that keeps p99, photos/s")
+        axes.legend(frameon=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)

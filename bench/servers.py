@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from multiprocessing import get_context
@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from deployments.local import free_ports, processes, run_directory
 from deployments.settings import PROJECT
@@ -129,18 +130,22 @@ class Server:
 
     def batch_sizes(self) -> dict[str, dict[str, float]]:
         """How many groups and batches had up to so many items: queue -> upper bound -> count."""
-        discovery = Path(run_directory(self.port)) / "prom_metrics_service_discovery.json"
         sizes: dict[str, dict[str, float]] = {}
+        for sample in self.samples():
+            if sample.name == "ray_mlc_batch_items_bucket":
+                queue = sizes.setdefault(sample.labels["queue"], {})
+                bound = sample.labels["le"]
+                queue[bound] = queue.get(bound, 0) + sample.value
+        return sizes
+
+    def samples(self) -> Iterator[Sample]:
+        """What Ray's agent exports; replicas tell it every ten seconds."""
+        discovery = Path(run_directory(self.port)) / "prom_metrics_service_discovery.json"
         for address in json.loads(discovery.read_text())[0]["targets"]:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
             for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    if sample.name == "ray_mlc_batch_items_bucket":
-                        queue = sizes.setdefault(sample.labels["queue"], {})
-                        bound = sample.labels["le"]
-                        queue[bound] = queue.get(bound, 0) + sample.value
-        return sizes
+                yield from family.samples
 
     def _ready(self) -> bool:
         try:

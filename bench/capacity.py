@@ -1,0 +1,360 @@
+"""`make capacity`: the highest Poisson rate whose p99 keeps the objective, measured and planned.
+
+Each composition is served and searched by bisection. What the stages cost is measured on two
+services, one of them with an engine that costs nothing; from that alone the planner predicts all.
+Writes what it found, and the values of the Serve config that it recommends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.load import ClosedLoop, open_loop
+from bench.planner import capacity, compose, highest_rate, plan
+from bench.plots import draw_capacity
+from bench.servers import Server, machine
+from bench.simulation import Composition, Cost, Costs
+from deployments.metrics import BATCH_ITEMS, BATCHED, BUSY_S
+from deployments.settings import PROJECT, Settings, parse
+from k8s.render import merged
+from loadtest.slo import load_objectives
+from samples.photos import small_photos
+
+PHOTOS = small_photos(256)
+HEADROOM = 0.7
+_NOTHING = {"engine": "emulated", "emulated_batch_s": 0.0, "emulated_image_s": 0.0}
+_PROCESSES = {"front": "HAProxy", "ingress": "Ingress", "preprocessor": "Preprocessor",
+              "classifier": "Classifier"}  # fmt: skip
+_EXPORTED_WITHIN_S = 30.0
+# A generator that is later than this share of the objective is what the search found the limit of.
+_LATE_AT_MOST = 0.1
+
+
+@dataclass
+class Found:
+    """A composition and its highest rates, photos/s.
+
+    Attributes:
+        predicted: by the planner, a round each: the arrivals of a round are the same for both.
+        measured: a round each.
+        probes: every rate that was tried, with its percentiles in seconds.
+    """
+
+    classifiers: int
+    batch: int
+    predicted: list[float] = field(default_factory=list)
+    measured: list[float] = field(default_factory=list)
+    probes: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.classifiers} × {self.batch}"
+
+    @property
+    def rate(self) -> float:
+        """Photos/s, the median of what was measured."""
+        return statistics.median(self.measured)
+
+    @property
+    def ratio(self) -> float:
+        """Predicted to measured."""
+        return statistics.median(self.predicted) / self.rate if self.rate else float("inf")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.capacity", description=__doc__)
+    parser.add_argument("--config", type=Path, default=PROJECT / "serve_config.yaml")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="classifiers")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="at the most")
+    parser.add_argument("--slo", type=Path, default=PROJECT / "loadtest/slo.yaml")
+    parser.add_argument("--target", type=float, help="photos/s to plan for; else the most found")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs/capacity")
+    args = parser.parse_args()
+    objective_s = load_objectives(args.slo).p99_s
+    if objective_s is None:
+        parser.error(f"{args.slo} names no p99_s to search by")
+    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _Bench(config, Path(folder), objective_s, args.seconds)
+        costs, ceiling = bench.measure_costs(max(args.batches))
+        found = [Found(replicas, batch) for replicas in args.replicas for batch in args.batches]
+        for number in range(1, args.rounds + 1):
+            for each in found[:: 1 if number % 2 else -1]:  # a machine that drifts drifts for all
+                _say(f"round {number} of {args.rounds}: {each.name}")
+                bench.search(each, costs, number)
+    advice = _advise(config, costs, found, args.target, objective_s)
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / args.config.stem
+    result = {
+        "machine": machine(), "config": args.config.name, "p99_s": objective_s,
+        "costs": asdict(costs), "ceiling": ceiling, "found": [asdict(each) for each in found],
+    }  # fmt: skip
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".recommended.yaml").write_text(advice)
+    draw_capacity(
+        {each.name: each.measured for each in found},
+        {each.name: statistics.median(each.predicted) for each in found},
+        stem.with_suffix(".png"),
+    )
+    _say(f"{_table(found)}\n{advice}wrote {stem}.json, .png and .recommended.yaml")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """What a closed loop brought and cost.
+
+    Attributes:
+        photos, groups, batches: as the service counted them.
+        busy_s: that the engine was, in all.
+        cpu_s: by process, without what it spends when nobody asks.
+    """
+
+    rate: float
+    p50_s: float
+    photos: float
+    groups: float
+    batches: float
+    busy_s: float
+    cpu_s: Mapping[str, float]
+
+    @property
+    def group(self) -> float:
+        """Photos of a group, on average."""
+        return self.photos / self.groups
+
+    def cost(self, process: str) -> float:
+        """Core-seconds of a process for a group."""
+        return self.cpu_s[process] / self.groups
+
+
+class _Bench:
+    """Serves a config in many compositions, and measures them."""
+
+    def __init__(
+        self, config: dict[str, Any], folder: Path, objective_s: float, seconds: float
+    ) -> None:
+        self._config, self._folder = config, folder
+        self._objective_s, self._seconds = objective_s, seconds
+
+    def measure_costs(self, batch: int) -> tuple[Costs, dict[str, Any]]:
+        """Costs of all stages, and what the plane can do around an engine that costs nothing."""
+        _say("costs: the plane, around an engine that costs nothing")
+        with self._serve(1, batch, _NOTHING) as server:
+            ClosedLoop(PHOTOS)(server.url, 64, 3)
+            idle = _idle(server, self._seconds)
+            light = _phase(server, 1, self._seconds, idle)
+            heavy = _phase(server, 64, self._seconds, idle)
+            client = _client(server, self._seconds)
+        _say("costs: the engine")
+        with self._serve(1, batch) as server:
+            idle_too = _idle(server, self._seconds)
+            few = _phase(server, 1, self._seconds, idle_too)
+            many = _phase(server, 3 * batch, self._seconds, idle_too)
+        loops = {
+            stage: _fit((light.group, light.cost(process)), (heavy.group, heavy.cost(process)))
+            for stage, process in _PROCESSES.items()
+        }
+        engine = _fit(*((p.photos / p.batches, p.busy_s / p.batches) for p in (few, many)))
+        computing_s = many.cpu_s["Classifier"] - many.groups * loops["classifier"].of(many.group)
+        busy = [*loops.values()]
+        hops_s = light.p50_s - sum(cost.of(1) for cost in busy) - light.busy_s / light.batches
+        costs = Costs(
+            client=client,
+            **loops,
+            engine=engine,
+            engine_takes_core=computing_s > many.busy_s / 2,
+            hop_s=max(0.0, hops_s / 2),
+        )
+        spent = {name: 1e3 * cpu_s / heavy.photos for name, cpu_s in heavy.cpu_s.items()}
+        ceiling = {
+            "photos/s": heavy.rate,
+            "core-ms a photo": sum(spent.values()),
+            "photos/s a core": 1e3 / sum(spent.values()),
+            "core-ms a photo, by process": spent,
+            "idle, core-ms a second, by process": {n: 1e3 * s for n, s in idle.items()},
+        }
+        return costs, ceiling
+
+    def search(self, found: Found, costs: Costs, number: int) -> None:
+        """One round of a composition: measured, and predicted for the same arrivals."""
+        cell = compose(found.classifiers, found.batch, cores=os.cpu_count(), **self._waiting())
+        with self._serve(found.classifiers, found.batch) as server:
+            load = ClosedLoop(PHOTOS)
+            most = 1.2 * load(server.url, 3 * found.classifiers * found.batch, 6).rate
+
+            def keeps(rate: float) -> bool:
+                got = open_loop(server.url, {"": (PHOTOS, rate)}, self._seconds, number)[""]
+                kept = not got.failures and got.p99_s <= self._objective_s
+                late = got.late_s > _LATE_AT_MOST * self._objective_s
+                found.probes.append(
+                    {"round": number, "rate": rate, "p50_s": got.p50_s, "p99_s": got.p99_s,
+                     "failures": got.failures, "late_s": got.late_s, "kept": kept}
+                )  # fmt: skip
+                _say(
+                    f"  {rate:7.1f} photos/s: p99 {got.p99_s:.3f} s, {got.failures} failed: "
+                    f"{'kept' if kept else 'missed'}{', generator late' if late else ''}"
+                )
+                return kept
+
+            found.measured.append(highest_rate(keeps, most))
+        found.predicted.append(
+            capacity(costs, cell, self._objective_s, most, self._seconds, number)
+        )
+        _say(f"  measured {found.measured[-1]:.1f}, predicted {found.predicted[-1]:.1f} photos/s")
+
+    def _serve(
+        self, classifiers: int, batch: int, engine: Mapping[str, Any] | None = None
+    ) -> Server:
+        config = merged(self._config, values(self._config, compose(classifiers, batch)))
+        for deployment in config["applications"][0]["deployments"]:
+            if "user_config" in deployment:
+                deployment["user_config"] = deployment["user_config"] | (engine or {})
+        path = self._folder / "config.json"  # JSON is YAML
+        path.write_text(json.dumps(config))
+        return Server(path)
+
+    def _waiting(self) -> dict[str, int]:
+        settings = parse(Settings, self._config["applications"][0]["args"])
+        return {"waiting": settings.small_photos.waiting}
+
+
+def values(config: dict[str, Any], cell: Composition, cells: int = 1) -> dict[str, Any]:
+    """What a composition changes in a Serve config."""
+    application = config["applications"][0]
+    autoscaled = {d["name"] for d in application["deployments"] if d.get("autoscaling_config")}
+    replicas = {
+        "Ingress": cells * cell.ingresses,
+        "Preprocessor": cells * cell.preprocessors,
+        "Classifier": cells * cell.classifiers,
+    }
+    difference = {
+        "name": application["name"],
+        "args": {
+            "small_photos": {"photos": cell.group.items, "in_flight": cell.group.in_flight},
+            "batching": {"images": cell.batch.items},
+        },
+        "deployments": [
+            {"name": name, "num_replicas": count}
+            | ({"autoscaling_config": None} if name in autoscaled else {})
+            for name, count in replicas.items()
+        ],
+    }
+    return {"applications": [difference]}
+
+
+def _advise(
+    config: dict[str, Any], costs: Costs, found: list[Found], target: float | None, p99_s: float
+) -> str:
+    """Values of the Serve config, under the evidence for them as comments."""
+    enough = [each for each in found if not target or HEADROOM * each.rate >= target]
+    if enough:
+        best = min(enough, key=lambda f: (f.classifiers if target else 0, -f.rate))
+        cell, cells = compose(best.classifiers, best.batch), 1
+        why = (
+            f"measured: {best.rate:.0f} photos/s ({min(best.measured):.0f} to "
+            f"{max(best.measured):.0f} in {len(best.measured)} rounds), p99 at most {p99_s} s"
+        )
+    else:
+        planned = plan(costs, target or 0.0, p99_s, HEADROOM)
+        cell, cells = planned.cell, planned.cells
+        worst = max(abs(each.ratio - 1) for each in found)
+        why = f"planned, not measured; the planner was within {worst:.0%} of what was measured"
+    asked = f"{target:.0f} photos/s, at {HEADROOM:.0%} of the capacity" if target else "the most"
+    machine_ = machine()
+    lines = [f"# For {asked}; {why}.", f"# On {machine_['cpu']}, {machine_['cores']} cores."]
+    return "\n".join(lines) + "\n" + yaml.safe_dump(values(config, cell, cells), sort_keys=False)
+
+
+def _table(found: list[Found]) -> str:
+    rows = ["classifiers  batch  measured photos/s (least, most)  predicted  ratio"]
+    rows += [
+        f"{each.classifiers:11}  {each.batch:5}  {each.rate:8.1f} ({min(each.measured):.1f}, "
+        f"{max(each.measured):.1f})  {statistics.median(each.predicted):9.1f}  {each.ratio:5.2f}"
+        for each in found
+    ]
+    return "\n".join(rows)
+
+
+def _fit(light: tuple[float, float], heavy: tuple[float, float]) -> Cost:
+    """The line through two points (photos of a group, seconds for it); neither cost is negative."""
+    (few, short_s), (many, long_s) = light, heavy
+    photo_s = max(0.0, (long_s - short_s) / (many - few))
+    return Cost(max(0.0, long_s - many * photo_s), photo_s)
+
+
+def _idle(server: Server, seconds: float) -> dict[str, float]:
+    """Core-seconds a second of each process while nobody asks."""
+    before, began = server.cpu_s(), time.monotonic()
+    time.sleep(seconds)
+    took_s = time.monotonic() - began
+    return {name: (s - before.get(name, 0.0)) / took_s for name, s in server.cpu_s().items()}
+
+
+def _phase(server: Server, connections: int, seconds: float, idle: Mapping[str, float]) -> _Phase:
+    counted, before = _counted(server), server.cpu_s()
+    load = ClosedLoop(PHOTOS)(server.url, connections, seconds)
+    spent = {
+        name: max(0.0, s - before.get(name, 0.0) - idle[name] * load.seconds)
+        for name, s in server.cpu_s().items()
+    }
+
+    def new() -> Counter[str]:
+        now = _counted(server)
+        now.subtract(counted)
+        return now
+
+    until = time.monotonic() + _EXPORTED_WITHIN_S
+    while min((told := new())["small_photos"], told["images"]) < load.answers:
+        if time.monotonic() > until:
+            raise RuntimeError(f"of {load.answers} photos, metrics tell {dict(told)}")
+        time.sleep(0.5)
+    return _Phase(
+        load.rate, load.p50_s, told["small_photos"], told["small_photos groups"],
+        told["images groups"], told["busy_s"], spent,
+    )  # fmt: skip
+
+
+def _counted(server: Server) -> Counter[str]:
+    """Photos by queue, `… groups` by queue, and busy seconds, since the service began."""
+    counted: Counter[str] = Counter()
+    for sample in server.samples():
+        if sample.name == f"{BATCHED.exported}":
+            counted[sample.labels["queue"]] += sample.value  # type: ignore[assignment]
+        elif sample.name == f"{BATCH_ITEMS.exported}_count":
+            counted[f"{sample.labels['queue']} groups"] += sample.value  # type: ignore[assignment]
+        elif sample.name == BUSY_S.exported:
+            counted["busy_s"] += sample.value  # type: ignore[assignment]
+    return counted
+
+
+def _client(server: Server, seconds: float) -> Cost:
+    """What the generator of the open loop spends on a photo."""
+    rate, spent_s = 200.0, time.process_time()
+    sent = open_loop(server.url, {"": (PHOTOS, rate)}, seconds)[""]
+    return Cost(0.0, (time.process_time() - spent_s) / sent.answers)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""`make plan`: what was measured of the stages becomes the replicas that a rate needs.
+
+A composition is good when the simulation keeps p99 at the rate over the headroom. Above what one
+ingress can do, cells are multiplied: an ingress with the preprocessors and classifiers it feeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.load import p99
+from bench.simulation import Composition, Cost, Costs, latencies
+from deployments.batching import Bounds
+from deployments.settings import PROJECT
+
+BATCHES = (8, 16, 32, 64)
+_ANY = 2**40  # bytes: small photos never fill a group by size
+_SECONDS = 10.0
+# One event loop that is busy for longer makes photos wait for more than it works on them.
+_BUSY_AT_MOST = 0.8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rate needs.
+
+    Attributes:
+        cell: replicas and bounds of one cell.
+        cores: stage -> cores that it keeps busy at the rate, over all cells.
+    """
+
+    rate: float
+    cells: int
+    cell: Composition
+    cores: dict[str, float]
+
+    @property
+    def classifiers(self) -> int:
+        """Replicas over all cells."""
+        return self.cells * self.cell.classifiers
+
+    @property
+    def preprocessors(self) -> int:
+        """Replicas over all cells."""
+        return self.cells * self.cell.preprocessors
+
+
+def compose(
+    classifiers: int,
+    batch: int,
+    preprocessors: int = 1,
+    cores: int | None = None,
+    waiting: int = sys.maxsize,
+) -> Composition:
+    """One ingress whose groups are as large as batches, two on their way for each classifier."""
+    return Composition(
+        group=Bounds(batch, _ANY, 2 * classifiers, waiting),
+        batch=Bounds(batch, _ANY, 1, sys.maxsize),
+        preprocessors=preprocessors,
+        classifiers=classifiers,
+        cores=cores,
+    )
+
+
+def highest_rate(keeps: Callable[[float], bool], most: float, within: float = 1.04) -> float:
+    """By bisection, the highest rate that keeps its objective, as MLPerf's server scenario has it.
+
+    Args:
+        most: a rate that is likely too high; raised while it is not.
+        within: the rate that was kept and the one that was not are so close in the end.
+
+    Returns:
+        A rate that was kept; 0 where none above a hundredth of `most` is.
+    """
+    least = most / 4
+    while not keeps(least):
+        least, most = least / 4, least
+        if least < most / 1000:
+            return 0.0
+    while keeps(most):
+        least, most = most, 1.5 * most
+    while most / least > within:
+        rate = math.sqrt(least * most)
+        least, most = (rate, most) if keeps(rate) else (least, rate)
+    return least
+
+
+def _keeps(
+    costs: Costs, cell: Composition, objective_s: float, seconds: float, seed: int, rate: float
+) -> bool:
+    return p99(latencies(costs, cell, rate, seconds, seed)) <= objective_s
+
+
+def capacity(
+    costs: Costs, cell: Composition, objective_s: float, most: float, seconds: float, seed: int
+) -> float:
+    """The highest rate, photos/s, whose p99 the simulation keeps; see `highest_rate`."""
+    return highest_rate(partial(_keeps, costs, cell, objective_s, seconds, seed), most)
+
+
+def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -> Plan:
+    """The fewest classifiers, then preprocessors, that keep p99 at a rate.
+
+    Args:
+        rate: photos/s.
+        headroom: share of what it can do that is used at the rate: what is left meets a bad
+            minute, or the loss of a node.
+
+    Raises:
+        ValueError: no number of replicas keeps the objective.
+    """
+    plans = []
+    for batch in BATCHES:
+        of_one_ingress = _BUSY_AT_MOST * batch / costs.ingress.of(batch)
+        cells = math.ceil(rate / headroom / of_one_ingress)
+        cell = _cell(costs, batch, rate / headroom / cells, objective_s)
+        if cell:
+            cores = {
+                "front": rate * costs.front.photo_s,
+                "ingress": rate * costs.ingress.of(batch) / batch,
+                "preprocessor": rate * costs.preprocessor.of(batch) / batch,
+                "classifier": rate * costs.classifier.of(batch) / batch,
+                "engine": rate * costs.engine.of(batch) / batch,
+            }
+            plans.append(Plan(rate, cells, cell, cores))
+    if not plans:
+        alone = p99(latencies(costs, compose(1, 1), 1.0, 60.0))
+        raise ValueError(
+            f"p99 of {objective_s} s can't be kept: a photo that is alone takes {alone:.3f} s"
+        )
+    return min(plans, key=lambda p: (p.classifiers, p.preprocessors, p.cell.batch.items))
+
+
+def _cell(costs: Costs, batch: int, rate: float, objective_s: float) -> Composition | None:
+    """The smallest that keeps p99 at a rate; None where twice the least is not enough."""
+    preprocessors = math.ceil(rate * costs.preprocessor.of(batch) / batch / _BUSY_AT_MOST)
+    least = math.ceil(rate * costs.engine.of(batch) / batch)
+    some = range(least, 2 * least + 3)
+
+    def enough(classifiers: int) -> bool:
+        cell = compose(classifiers, batch, preprocessors)
+        return _keeps(costs, cell, objective_s, _SECONDS, 0, rate)
+
+    place = bisect_left(some, True, key=enough)
+    return compose(some[place], batch, preprocessors) if place < len(some) else None
+
+
+def read_costs(file: Path) -> Costs:
+    """The costs in what `make capacity` wrote."""
+    stored = json.loads(file.read_text(encoding="utf-8"))["costs"]
+    return Costs(**{f.name: _value(stored[f.name]) for f in fields(Costs)})
+
+
+def _value(stored: Any) -> Any:
+    return Cost(**stored) if isinstance(stored, dict) else stored
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.planner", description=__doc__)
+    parser.add_argument("--rate", type=float, nargs="+", required=True, help="photos/s")
+    parser.add_argument("--p99-s", type=float, default=0.5)
+    parser.add_argument("--headroom", type=float, default=0.7, help="share of the capacity in use")
+    parser.add_argument(
+        "--costs", type=Path, default=PROJECT / "docs/capacity/serve_config.json",
+        help="what `make capacity` wrote of such a machine",
+    )  # fmt: skip
+    args = parser.parse_args()
+    costs = read_costs(args.costs)
+    sys.stdout.write(table([plan(costs, rate, args.p99_s, args.headroom) for rate in args.rate]))
+    return 0
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """Markdown, a row a plan."""
+    rows = [
+        "| photos/s | ingresses | preprocessors | classifiers | photos a batch | cores busy |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {each.rate:,.0f} | {each.cells:,} | {each.preprocessors:,} | {each.classifiers:,} "
+        f"| {each.cell.batch.items} | {sum(each.cores.values()):,.1f} |"
+        for each in plans
+    ]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The serving plane on a clock of its own: the latencies that a composition would have.
+
+Batches are formed by deployments.batching, the code that serves; what a stage takes is what was
+measured, and only time is made up: a minute of load takes seconds. It knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Protocol
+
+from bench.load import poisson
+from deployments.batching import Batcher, Bounds
+from deployments.errors import Overloaded
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that a process is busy with a group or batch: `each_s`, and `photo_s` a photo."""
+
+    each_s: float
+    photo_s: float
+
+    def of(self, photos: float) -> float:
+        return self.each_s + photos * self.photo_s
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured of each stage.
+
+    Attributes:
+        client: of the load's generator, where it shares the cores of the service.
+        front: HAProxy.
+        engine: of a batch that is in progress; not what the classifier's event loop does.
+        engine_takes_core: whether it computes on this machine, rather than on a GPU or not at all.
+        hop_s: of a call's way from one process to the next, which no process is busy with.
+    """
+
+    client: Cost
+    front: Cost
+    ingress: Cost
+    preprocessor: Cost
+    classifier: Cost
+    engine: Cost
+    engine_takes_core: bool
+    hop_s: float
+
+    def core_s(self, photos: float) -> float:
+        """Core-seconds a photo of all stages but the client, at so many photos a group."""
+        stages = [self.front, self.ingress, self.preprocessor, self.classifier]
+        stages += [self.engine] if self.engine_takes_core else []
+        return sum(stage.of(photos) for stage in stages) / photos
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What serves: replicas, and how each ingress groups and each classifier batches.
+
+    Attributes:
+        cores: that all processes share, the client's too; None where each has its own, as pods do.
+    """
+
+    group: Bounds
+    batch: Bounds
+    ingresses: int = 1
+    preprocessors: int = 1
+    classifiers: int = 1
+    cores: int | None = None
+
+
+class _Process:
+    """Does one thing at a time, first come, first served; each on a core."""
+
+    def __init__(self, cores: asyncio.Semaphore | None) -> None:
+        self._turn, self._cores = asyncio.Lock(), cores
+
+    async def work(self, seconds: float) -> None:
+        async with self._turn:
+            if self._cores is None:
+                await asyncio.sleep(seconds)
+            else:
+                async with self._cores:
+                    await asyncio.sleep(seconds)
+
+
+class _Replica(Protocol):
+    ongoing: int  # calls
+
+    async def classify(self, photos: int) -> None: ...
+
+
+class _Classifier:
+    def __init__(self, plane: _Plane) -> None:
+        self.ongoing = 0
+        self._costs = plane.costs
+        self._loop = _Process(plane.cores)
+        self._engine = _Process(plane.cores if plane.costs.engine_takes_core else None)
+        self._batcher: Batcher[None, None] = Batcher(
+            self._infer, plane.composition.batch, clock=asyncio.get_running_loop().time
+        )
+
+    async def classify(self, photos: int) -> None:
+        await self._loop.work(self._costs.classifier.of(photos))
+        await asyncio.gather(*(self._batcher.submit(None) for _ in range(photos)))
+
+    async def _infer(self, images: list[None]) -> list[None]:
+        await self._engine.work(self._costs.engine.of(len(images)))
+        return images
+
+
+class _Preprocessor:
+    def __init__(self, plane: _Plane) -> None:
+        self.ongoing = 0
+        self._plane = plane
+        self._process = _Process(plane.cores)
+
+    async def classify(self, photos: int) -> None:
+        plane = self._plane
+        await self._process.work(plane.costs.preprocessor.of(photos))
+        await plane.call(plane.classifiers, photos)
+
+
+class _Ingress:
+    def __init__(self, plane: _Plane) -> None:
+        self._plane = plane
+        self._process = _Process(plane.cores)
+        self._batcher: Batcher[None, None] = Batcher(
+            self._send, plane.composition.group, clock=asyncio.get_running_loop().time
+        )
+
+    async def classify(self) -> None:
+        await self._process.work(self._plane.costs.ingress.photo_s)
+        await self._batcher.submit(None)
+
+    async def _send(self, photos: list[None]) -> list[None]:
+        plane = self._plane
+        await self._process.work(plane.costs.ingress.each_s)
+        await plane.call(plane.preprocessors, len(photos))
+        return photos
+
+
+class _Plane:
+    def __init__(self, costs: Costs, composition: Composition, chance: random.Random) -> None:
+        self.costs, self.composition, self._chance = costs, composition, chance
+        self.cores = asyncio.Semaphore(composition.cores) if composition.cores else None
+        self.classifiers = [_Classifier(self) for _ in range(composition.classifiers)]
+        self.preprocessors = [_Preprocessor(self) for _ in range(composition.preprocessors)]
+        self._ingresses = cycle([_Ingress(self) for _ in range(composition.ingresses)])
+        self._client, self._front = _Process(self.cores), _Process(self.cores)
+
+    async def call(self, replicas: Sequence[_Replica], photos: int) -> None:
+        """One call a group, to the less busy of two replicas, as Serve's router does it."""
+        some = self._chance.sample(replicas, min(2, len(replicas)))
+        replica = min(some, key=lambda each: each.ongoing)
+        replica.ongoing += 1
+        await asyncio.sleep(self.costs.hop_s)
+        try:
+            await replica.classify(photos)
+        finally:
+            replica.ongoing -= 1
+
+    async def request(self, at: float) -> float:
+        """Latency of a photo that comes at a time, in seconds."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(at - loop.time())
+        await self._client.work(self.costs.client.photo_s)
+        await self._front.work(self.costs.front.photo_s)
+        try:
+            await next(self._ingresses).classify()
+        except Overloaded:
+            return float("inf")
+        return loop.time() - at
+
+
+def latencies(
+    costs: Costs, composition: Composition, rate: float, seconds: float, seed: int = 0
+) -> list[float]:
+    """Seconds from the arrival of each photo to its answer, in order of arrival; Poisson arrivals.
+
+    A photo that is refused, since too many wait, has an infinite latency.
+    """
+
+    async def run() -> list[float]:
+        chance = random.Random(seed)  # noqa: S311
+        plane = _Plane(costs, composition, chance)
+        return await asyncio.gather(*(plane.request(at) for at in poisson(rate, seconds, chance)))
+
+    with asyncio.Runner(loop_factory=_VirtualTime) as runner:
+        return runner.run(run())
+
+
+class _Timers(selectors.SelectSelector):
+    """Waits for no file: when nothing is ready, the clock goes on to the next timer."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("the simulation waits for something that never comes")
+        self.now += timeout
+        return []
+
+
+class _VirtualTime(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._timers = _Timers()
+        super().__init__(self._timers)
+
+    def time(self) -> float:
+        return self._timers.now
