@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate bench observability loadtest compare lock
+.PHONY: serve stop test check train evaluate bench observability loadtest capacity plan compare lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT) --config $(CONFIG)
@@ -37,6 +37,15 @@ observability: .venv/dev
 loadtest: .venv/dev
 	@mkdir -p loadtest-report
 	$(BIN)/locust -f loadtest/$(SCENARIO).py --host $(URL) --headless --html loadtest-report/locust.html $(ARGS)
+
+# The highest rate that keeps p99, by replicas and batch limits, and the values it recommends.
+# Needs wrk. ARGS: of bench.capacity, as --target 300
+capacity: .venv/dev
+	$(BIN)/python -m bench.capacity --config $(CONFIG) $(ARGS)
+
+# RATE: photos/s, several if you like; from what `make capacity` measured
+plan: .venv/dev
+	$(BIN)/python -m bench.planner --rate $(RATE) $(ARGS)
 
 # DATA: a Fashion Product Images data set, directory or zip
 train: .venv/dev

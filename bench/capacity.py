@@ -39,6 +39,7 @@ _NOTHING = {"engine": "emulated", "emulated_batch_s": 0.0, "emulated_image_s": 0
 _PROCESSES = {"front": "HAProxy", "ingress": "Ingress", "preprocessor": "Preprocessor",
               "classifier": "Classifier"}  # fmt: skip
 _EXPORTED_WITHIN_S = 30.0
+_IDLE_S = 10.0
 # A generator that is later than this share of the objective is what the search found the limit of.
 _LATE_AT_MOST = 0.1
 
@@ -51,6 +52,7 @@ class Found:
         predicted: by the planner, a round each: the arrivals of a round are the same for both.
         measured: a round each.
         probes: every rate that was tried, with its percentiles in seconds.
+        idle: process -> core-seconds a second while nobody asks, a round each.
     """
 
     classifiers: int
@@ -58,6 +60,7 @@ class Found:
     predicted: list[float] = field(default_factory=list)
     measured: list[float] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
+    idle: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -158,13 +161,13 @@ class _Bench:
         _say("costs: the plane, around an engine that costs nothing")
         with self._serve(1, batch, _NOTHING) as server:
             ClosedLoop(PHOTOS)(server.url, 64, 3)
-            idle = _idle(server, self._seconds)
+            idle = _idle(server, _IDLE_S)
             light = _phase(server, 1, self._seconds, idle)
             heavy = _phase(server, 64, self._seconds, idle)
             client = _client(server, self._seconds)
         _say("costs: the engine")
         with self._serve(1, batch) as server:
-            idle_too = _idle(server, self._seconds)
+            idle_too = _idle(server, _IDLE_S)
             few = _phase(server, 1, self._seconds, idle_too)
             many = _phase(server, 3 * batch, self._seconds, idle_too)
         loops = {
@@ -196,6 +199,7 @@ class _Bench:
         """One round of a composition: measured, and predicted for the same arrivals."""
         cell = compose(found.classifiers, found.batch, cores=os.cpu_count(), **self._waiting())
         with self._serve(found.classifiers, found.batch) as server:
+            found.idle.append(_idle(server, _IDLE_S))
             load = ClosedLoop(PHOTOS)
             most = 1.2 * load(server.url, 3 * found.classifiers * found.batch, 6).rate
 

@@ -79,12 +79,12 @@ def highest_rate(keeps: Callable[[float], bool], most: float, within: float = 1.
         within: the rate that was kept and the one that was not are so close in the end.
 
     Returns:
-        A rate that was kept; 0 where none above a hundredth of `most` is.
+        A rate that was kept; 0 where not even a thousandth of `most` is.
     """
-    least = most / 4
+    lowest, least = most / 1000, most / 4
     while not keeps(least):
         least, most = least / 4, least
-        if least < most / 1000:
+        if least < lowest:
             return 0.0
     while keeps(most):
         least, most = most, 1.5 * most
@@ -133,7 +133,7 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
             }
             plans.append(Plan(rate, cells, cell, cores))
     if not plans:
-        alone = p99(latencies(costs, compose(1, 1), 1.0, 60.0))
+        alone = min(latencies(costs, compose(1, 1), 1.0, 60.0))
         raise ValueError(
             f"p99 of {objective_s} s can't be kept: a photo that is alone takes {alone:.3f} s"
         )

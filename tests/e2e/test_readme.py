@@ -25,6 +25,10 @@ ELSEWHERE = {
     "make loadtest SCENARIO=steady ARGS='--open-loop --peak 20 --seconds 10'": (
         "tests/e2e/test_loadtest.py"
     ),
+    "make capacity CONFIG=serve_config.rehearsal.yaml ARGS='--replicas 1 --batches 8 --target 40'": (
+        "tests/e2e/test_capacity.py"
+    ),
+    "make plan RATE='1000 100000 1000000'": "tests/bench/test_planner.py",
     "make evaluate DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
 }
 

@@ -1,0 +1,74 @@
+"""`make capacity`, in small: one composition around an emulated engine, measured and planned."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from services import PROJECT, Running
+
+from deployments.settings import check
+from k8s.render import merged
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed"),
+]
+CONFIG = PROJECT / "serve_config.rehearsal.yaml"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The folder of the results, and the line of JSON."""
+    folder = tmp_path_factory.mktemp("capacity")
+    command = [sys.executable, "-m", "bench.capacity", "--config", str(CONFIG), "--replicas", "1",
+               "--batches", "8", "--rounds", "1", "--seconds", "3", "--target", "40",
+               "--out", str(folder)]  # fmt: skip
+    running = Running(command, folder / "output")
+    try:
+        assert running.wait(400) == 0, running.output
+    except subprocess.TimeoutExpired:
+        running.press_ctrl_c()  # so that it stops the service it measures
+        running.wait()
+        raise
+    (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
+    return folder, json.loads(line)
+
+
+def test_what_an_engine_costs_is_found_from_outside(searched):
+    engine = searched[1]["costs"]["engine"]
+    assert engine["each_s"] == pytest.approx(0.05, rel=0.2)
+    assert engine["photo_s"] == pytest.approx(0.008, rel=0.2)
+
+
+def test_the_search_ends_between_a_rate_that_kept_p99_and_one_that_did_not(searched):
+    (found,) = searched[1]["found"]
+    (rate,) = found["measured"]
+    assert 0.4 * 8 / 0.114 < rate < 1.3 * 8 / 0.114  # what the engine could do at the most
+    outcomes = {probe["rate"]: probe["kept"] for probe in found["probes"]}
+    assert outcomes[rate]
+    assert not outcomes[min(tried for tried in outcomes if tried > rate)]
+
+
+def test_the_ceiling_of_the_plane_is_that_of_an_engine_that_costs_nothing(searched):
+    ceiling = searched[1]["ceiling"]
+    assert ceiling["photos/s"] > 300  # the emulated engine does 70
+    processes = ceiling["core-ms a photo, by process"]
+    assert {"HAProxy", "Ingress", "Preprocessor", "Classifier"} <= processes.keys()
+    assert sum(processes.values()) == pytest.approx(ceiling["core-ms a photo"])
+
+
+def test_the_recommended_values_say_why_and_fit_the_config(searched):
+    text = (searched[0] / "serve_config.rehearsal.recommended.yaml").read_text()
+    assert re.match(r"# For 40 photos/s, at 70% of the capacity; (measured|planned)", text)
+    done = merged(yaml.safe_load(CONFIG.read_text()), yaml.safe_load(text))
+    check(done)
+    replicas = {d["name"]: d["num_replicas"] for d in done["applications"][0]["deployments"]}
+    assert replicas["Classifier"] >= 1
+
+
+def test_a_picture_shows_measured_beside_predicted(searched):
+    assert (searched[0] / "serve_config.rehearsal.png").stat().st_size > 5_000
