@@ -155,9 +155,8 @@ class _Plane:
         self._client, self._front = _Process(self.cores), _Process(self.cores)
 
     async def call(self, replicas: Sequence[_Replica], photos: int) -> None:
-        """One call a group, to the less busy of two replicas, as Serve's router does it."""
-        some = self._chance.sample(replicas, min(2, len(replicas)))
-        replica = min(some, key=lambda each: each.ongoing)
+        """One call a group, to where the fewest are, as deployments.routing does it."""
+        replica = min(replicas, key=lambda each: (each.ongoing, self._chance.random()))
         replica.ongoing += 1
         await asyncio.sleep(self.costs.hop_s)
         try:

@@ -12,6 +12,7 @@ from ray.serve import Application
 from deployments.classifier import Classifier
 from deployments.ingress import Ingress
 from deployments.preprocessor import Preprocessor
+from deployments.routing import ROUTER
 from deployments.settings import Settings, parse
 
 logger = logging.getLogger("ray.serve")
@@ -36,7 +37,10 @@ def build(args: dict[str, Any]) -> Application:
             " and ".join(missing),
         )
     classifiers = [
-        serve.deployment(name=name)(Classifier).bind(settings) for name in settings.classifiers
+        serve.deployment(name=name, request_router_config=ROUTER)(Classifier).bind(settings)
+        for name in settings.classifiers
     ]
-    preprocessor = serve.deployment()(Preprocessor).bind(classifiers, settings)
+    preprocessor = serve.deployment(request_router_config=ROUTER)(Preprocessor).bind(
+        classifiers, settings
+    )
     return serve.deployment()(serve.ingress()(Ingress)).bind(preprocessor, classifiers, settings)
