@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test check train evaluate bench observability loadtest capacity plan compare lock
+.PHONY: serve stop test test-slow check train evaluate bench observability loadtest capacity plan compare lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT) --config $(CONFIG)
@@ -18,6 +18,10 @@ stop: .venv/serve
 
 test: .venv/dev
 	$(BIN)/python -m pytest
+
+# The benches in small, and the steps of the images: minutes each.
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev
 	$(BIN)/ruff check

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ def main() -> int:
         {each.name: statistics.median(each.predicted) for each in found},
         Path(f"{stem}.png"),
     )
-    _say(f"{_table(found)}\n{advice}wrote {stem}.json, .png and .recommended.yaml")
+    _say(f"{ceiling_table(ceiling)}\n{found_table(found)}\n{advice}")
+    _say(f"wrote {stem}.json, .png and .recommended.yaml")
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
@@ -291,14 +292,28 @@ def _advise(
     return "\n".join(lines) + "\n" + yaml.safe_dump(values(config, cell, cells), sort_keys=False)
 
 
-def _table(found: list[Found]) -> str:
-    rows = ["classifiers  batch  measured photos/s (least, most)  predicted  ratio"]
+def found_table(found: Sequence[Found]) -> str:
+    """Markdown, a row a composition."""
+    rows = [
+        "| classifiers | photos a batch | measured: photos/s (least–most) | predicted | ratio |",
+        "|---|---|---|---|---|",
+    ]
     rows += [
-        f"{each.classifiers:11}  {each.batch:5}  {each.rate:8.1f} ({min(each.measured):.1f}, "
-        f"{max(each.measured):.1f})  {statistics.median(each.predicted):9.1f}  {each.ratio:5.2f}"
+        f"| {each.classifiers} | {each.batch} | {each.rate:.0f} ({min(each.measured):.0f}–"
+        f"{max(each.measured):.0f}) | {statistics.median(each.predicted):.0f} | {each.ratio:.2f} |"
         for each in found
     ]
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n"
+
+
+def ceiling_table(ceiling: Mapping[str, Any]) -> str:
+    """Markdown, a row a process that spends more than a hundredth of a core-ms a photo."""
+    rows = ["| process | core-ms a photo | photos/s of one core |", "|---|---|---|"]
+    spent = ceiling["core-ms a photo, by process"]
+    shown = {name: ms for name, ms in sorted(spent.items(), key=lambda s: -s[1]) if ms > 0.01}
+    for name, core_ms in {**shown, "**all**": ceiling["core-ms a photo"]}.items():
+        rows.append(f"| {name} | {core_ms:.3f} | {1e3 / core_ms:,.0f} |")
+    return "\n".join(rows) + "\n"
 
 
 def _fit(light: tuple[float, float], heavy: tuple[float, float]) -> Cost:

@@ -27,6 +27,7 @@ _ANY = 2**40  # bytes: small photos never fill a group by size
 _SECONDS = 10.0
 # One event loop that is busy for longer makes photos wait for more than it works on them.
 _BUSY_AT_MOST = 0.8
+_NODE_CORES = 16
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,16 @@ class Plan:
 
     Attributes:
         cell: replicas and bounds of one cell.
-        cores: stage -> cores that it keeps busy at the rate, over all cells.
+        busy: stage -> cores that it keeps busy at the rate, over all cells; of the engine only
+            where it computes on cores.
+        headroom: share of what there is that is busy at the rate.
     """
 
     rate: float
     cells: int
     cell: Composition
-    cores: dict[str, float]
+    busy: dict[str, float]
+    headroom: float
 
     @property
     def classifiers(self) -> int:
@@ -52,6 +56,11 @@ class Plan:
     def preprocessors(self) -> int:
         """Replicas over all cells."""
         return self.cells * self.cell.preprocessors
+
+    @property
+    def cores(self) -> float:
+        """Cores to have: those that are busy, and the headroom."""
+        return sum(self.busy.values()) / self.headroom
 
 
 def compose(
@@ -124,14 +133,15 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
         cells = math.ceil(rate / headroom / of_one_ingress)
         cell = _cell(costs, batch, rate / headroom / cells, objective_s)
         if cell:
-            cores = {
+            busy = {
                 "front": rate * costs.front.photo_s,
                 "ingress": rate * costs.ingress.of(batch) / batch,
                 "preprocessor": rate * costs.preprocessor.of(batch) / batch,
                 "classifier": rate * costs.classifier.of(batch) / batch,
-                "engine": rate * costs.engine.of(batch) / batch,
             }
-            plans.append(Plan(rate, cells, cell, cores))
+            if costs.engine_takes_core:
+                busy["engine"] = rate * costs.engine.of(batch) / batch
+            plans.append(Plan(rate, cells, cell, busy, headroom))
     if not plans:
         alone = min(latencies(costs, compose(1, 1), 1.0, 60.0))
         raise ValueError(
@@ -182,12 +192,14 @@ def main() -> int:
 def table(plans: Sequence[Plan]) -> str:
     """Markdown, a row a plan."""
     rows = [
-        "| photos/s | ingresses | preprocessors | classifiers | photos a batch | cores busy |",
-        "|---|---|---|---|---|---|",
+        "| photos/s | ingresses | preprocessors | classifiers | photos a batch | cores "
+        f"| nodes of {_NODE_CORES} cores |",
+        "|---|---|---|---|---|---|---|",
     ]
     rows += [
         f"| {each.rate:,.0f} | {each.cells:,} | {each.preprocessors:,} | {each.classifiers:,} "
-        f"| {each.cell.batch.items} | {sum(each.cores.values()):,.1f} |"
+        f"| {each.cell.batch.items} | {each.cores:,.1f} "
+        f"| {math.ceil(each.cores / _NODE_CORES):,} |"
         for each in plans
     ]
     return "\n".join(rows) + "\n"

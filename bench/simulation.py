@@ -51,12 +51,6 @@ class Costs:
     engine_takes_core: bool
     hop_s: float
 
-    def core_s(self, photos: float) -> float:
-        """Core-seconds a photo of all stages but the client, at so many photos a group."""
-        stages = [self.front, self.ingress, self.preprocessor, self.classifier]
-        stages += [self.engine] if self.engine_takes_core else []
-        return sum(stage.of(photos) for stage in stages) / photos
-
 
 @dataclass(frozen=True)
 class Composition:

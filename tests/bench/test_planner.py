@@ -64,11 +64,13 @@ def test_what_one_ingress_can_not_do_several_do():
     assert each * COSTS.ingress.of(64) / 64 < 0.81
 
 
-def test_cores_are_those_the_stages_keep_busy():
-    planned = plan(COSTS, 100, 0.5)
+def test_cores_are_those_the_stages_keep_busy_and_the_headroom():
+    planned = plan(COSTS, 100, 0.5, headroom=0.5)
     batch = planned.cell.batch.items
-    assert planned.cores["front"] == pytest.approx(100 * 0.00005)
-    assert planned.cores["engine"] == pytest.approx(100 * (0.05 / batch + 0.008))
+    loops = 100 * (0.00005 + 0.0004 + 0.002 / batch)
+    assert planned.cores == pytest.approx(loops / 0.5)
+    on_cores = plan(replace(COSTS, engine_takes_core=True), 100, 0.5, headroom=0.5)
+    assert on_cores.cores == pytest.approx((loops + 100 * (0.05 / batch + 0.008)) / 0.5)
 
 
 def test_an_objective_that_nothing_keeps_is_refused_with_the_least_there_is():

@@ -1,4 +1,4 @@
-"""Claims about the simulated plane: it takes what its stages take, and batches as the service does."""
+"""Claims about the simulated plane: it takes what its stages take, and batches as served."""
 
 import sys
 from dataclasses import replace
@@ -55,7 +55,9 @@ def test_light_load_waits_for_no_batch_to_fill():
 
 
 def test_processes_that_share_a_core_take_turns():
-    costs = replace(ENGINE, preprocessor=Cost(0, 0.01), engine=Cost(0, 0.01), engine_takes_core=True)
+    costs = replace(
+        ENGINE, preprocessor=Cost(0, 0.01), engine=Cost(0, 0.01), engine_takes_core=True
+    )
     shared, apart = composition(batch=1, cores=1), composition(batch=1)
     assert end_s(costs, shared, 300, 1) / end_s(costs, apart, 300, 1) == pytest.approx(2, rel=0.05)
 

@@ -14,6 +14,7 @@ from deployments.settings import check
 from k8s.render import merged
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed"),
 ]

@@ -10,7 +10,7 @@ from services import Running
 from mlc_core.spec import HEADS
 from samples.garments import write_dataset
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

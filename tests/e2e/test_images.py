@@ -17,7 +17,7 @@ from images import sources, steps
 from photos import jpeg
 from services import PROJECT, Running, answers, free_port, wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # An image's user, and what only a builder has.
 OF_THE_BUILDER = {"groupadd", "WORKDIR", "USER", "EXPOSE", "HEALTHCHECK", "CMD"}
 

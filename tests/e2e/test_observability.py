@@ -12,6 +12,7 @@ from services import Running, needs_prometheus
 from monitoring.dashboard import ROWS
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     needs_prometheus,
     pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed"),
