@@ -12,19 +12,19 @@ import math
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.load import p99
-from bench.simulation import Composition, Cost, Costs, latencies
+from bench.simulation import Composition, Cost, Costs, simulate
 from deployments.batching import Bounds
 from deployments.settings import PROJECT
 
 BATCHES = (8, 16, 32, 64)
 _ANY = 2**40  # bytes: small photos never fill a group by size
-_SECONDS = 10.0
+_SECONDS = 5.0
 # One event loop that is busy for longer makes photos wait for more than it works on them.
 _BUSY_AT_MOST = 0.8
 _NODE_CORES = 16
@@ -36,16 +36,14 @@ class Plan:
 
     Attributes:
         cell: replicas and bounds of one cell.
-        busy: stage -> cores that it keeps busy at the rate, over all cells; of the engine only
-            where it computes on cores.
-        headroom: share of what there is that is busy at the rate.
+        cores: to have for all cells, the headroom included; the engine's only where it computes
+            on cores.
     """
 
     rate: float
     cells: int
     cell: Composition
-    busy: dict[str, float]
-    headroom: float
+    cores: float
 
     @property
     def classifiers(self) -> int:
@@ -56,11 +54,6 @@ class Plan:
     def preprocessors(self) -> int:
         """Replicas over all cells."""
         return self.cells * self.cell.preprocessors
-
-    @property
-    def cores(self) -> float:
-        """Cores to have: those that are busy, and the headroom."""
-        return sum(self.busy.values()) / self.headroom
 
 
 def compose(
@@ -106,7 +99,7 @@ def highest_rate(keeps: Callable[[float], bool], most: float, within: float = 1.
 def _keeps(
     costs: Costs, cell: Composition, objective_s: float, seconds: float, seed: int, rate: float
 ) -> bool:
-    return p99(latencies(costs, cell, rate, seconds, seed)) <= objective_s
+    return p99(simulate(costs, cell, rate, seconds, seed).latencies_s) <= objective_s
 
 
 def capacity(
@@ -127,23 +120,17 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
     Raises:
         ValueError: no number of replicas keeps the objective.
     """
+    costs = replace(costs, client=Cost(0, 0))  # the world's clients are many
     plans = []
     for batch in BATCHES:
         of_one_ingress = _BUSY_AT_MOST * batch / costs.ingress.of(batch)
         cells = math.ceil(rate / headroom / of_one_ingress)
         cell = _cell(costs, batch, rate / headroom / cells, objective_s)
         if cell:
-            busy = {
-                "front": rate * costs.front.photo_s,
-                "ingress": rate * costs.ingress.of(batch) / batch,
-                "preprocessor": rate * costs.preprocessor.of(batch) / batch,
-                "classifier": rate * costs.classifier.of(batch) / batch,
-            }
-            if costs.engine_takes_core:
-                busy["engine"] = rate * costs.engine.of(batch) / batch
-            plans.append(Plan(rate, cells, cell, busy, headroom))
+            core_s = simulate(costs, cell, rate / cells, _SECONDS).core_s
+            plans.append(Plan(rate, cells, cell, rate * core_s / headroom))
     if not plans:
-        alone = min(latencies(costs, compose(1, 1), 1.0, 60.0))
+        alone = min(simulate(costs, compose(1, 1), 1.0, 60.0).latencies_s)
         raise ValueError(
             f"p99 of {objective_s} s can't be kept: a photo that is alone takes {alone:.3f} s"
         )

@@ -73,8 +73,10 @@ class _Process:
 
     def __init__(self, cores: asyncio.Semaphore | None) -> None:
         self._turn, self._cores = asyncio.Lock(), cores
+        self.busy_s = 0.0
 
     async def work(self, seconds: float) -> None:
+        self.busy_s += seconds
         async with self._turn:
             if self._cores is None:
                 await asyncio.sleep(seconds)
@@ -93,8 +95,8 @@ class _Classifier:
     def __init__(self, plane: _Plane) -> None:
         self.ongoing = 0
         self._costs = plane.costs
-        self._loop = _Process(plane.cores)
-        self._engine = _Process(plane.cores if plane.costs.engine_takes_core else None)
+        self._loop = plane.process()
+        self._engine = plane.process() if plane.costs.engine_takes_core else _Process(None)
         self._batcher: Batcher[None, None] = Batcher(
             self._infer, plane.composition.batch, clock=asyncio.get_running_loop().time
         )
@@ -112,7 +114,7 @@ class _Preprocessor:
     def __init__(self, plane: _Plane) -> None:
         self.ongoing = 0
         self._plane = plane
-        self._process = _Process(plane.cores)
+        self._process = plane.process()
 
     async def classify(self, photos: int) -> None:
         plane = self._plane
@@ -123,7 +125,7 @@ class _Preprocessor:
 class _Ingress:
     def __init__(self, plane: _Plane) -> None:
         self._plane = plane
-        self._process = _Process(plane.cores)
+        self._process = plane.process()
         self._batcher: Batcher[None, None] = Batcher(
             self._send, plane.composition.group, clock=asyncio.get_running_loop().time
         )
@@ -142,11 +144,22 @@ class _Ingress:
 class _Plane:
     def __init__(self, costs: Costs, composition: Composition, chance: random.Random) -> None:
         self.costs, self.composition, self._chance = costs, composition, chance
-        self.cores = asyncio.Semaphore(composition.cores) if composition.cores else None
+        self._cores = asyncio.Semaphore(composition.cores) if composition.cores else None
+        self._processes: list[_Process] = []
         self.classifiers = [_Classifier(self) for _ in range(composition.classifiers)]
         self.preprocessors = [_Preprocessor(self) for _ in range(composition.preprocessors)]
         self._ingresses = cycle([_Ingress(self) for _ in range(composition.ingresses)])
-        self._client, self._front = _Process(self.cores), _Process(self.cores)
+        self._client, self._front = _Process(self._cores), self.process()
+
+    def process(self) -> _Process:
+        """One more that serves on a core."""
+        self._processes.append(_Process(self._cores))
+        return self._processes[-1]
+
+    @property
+    def busy_s(self) -> float:
+        """Core-seconds of all processes that serve."""
+        return sum(process.busy_s for process in self._processes)
 
     async def call(self, replicas: Sequence[_Replica], photos: int) -> None:
         """One call a group, to where the fewest are, as deployments.routing does it."""
@@ -171,18 +184,31 @@ class _Plane:
         return loop.time() - at
 
 
-def latencies(
-    costs: Costs, composition: Composition, rate: float, seconds: float, seed: int = 0
-) -> list[float]:
-    """Seconds from the arrival of each photo to its answer, in order of arrival; Poisson arrivals.
+@dataclass(frozen=True)
+class Simulated:
+    """What came of it.
 
-    A photo that is refused, since too many wait, has an infinite latency.
+    Attributes:
+        latencies_s: from the arrival of each photo to its answer, in order of arrival; infinite
+            for one that is refused, since too many wait.
+        core_s: core-seconds a photo, of all that serves.
     """
 
-    async def run() -> list[float]:
+    latencies_s: list[float]
+    core_s: float
+
+
+def simulate(
+    costs: Costs, composition: Composition, rate: float, seconds: float, seed: int = 0
+) -> Simulated:
+    """Poisson arrivals of so many photos a second."""
+
+    async def run() -> Simulated:
         chance = random.Random(seed)  # noqa: S311
         plane = _Plane(costs, composition, chance)
-        return await asyncio.gather(*(plane.request(at) for at in poisson(rate, seconds, chance)))
+        times = poisson(rate, seconds, chance)
+        latencies_s = await asyncio.gather(*(plane.request(at) for at in times))
+        return Simulated(latencies_s, plane.busy_s / max(1, len(times)))
 
     with asyncio.Runner(loop_factory=_VirtualTime) as runner:
         return runner.run(run())

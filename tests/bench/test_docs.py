@@ -1,4 +1,4 @@
-"""Claims about docs/capacity.md: its tables are what was measured, and what the planner makes of it."""
+"""Claims about docs/capacity.md: its tables are what was measured, and what is planned of it."""
 
 import json
 
@@ -41,7 +41,8 @@ def test_the_planner_is_within_a_fifth_of_what_was_measured_on_compositions_it_w
 
 def test_the_plan_is_what_the_planner_makes_of_the_costs():
     costs = read_costs(FOLDER / "serve_config.json")
-    assert table([plan(costs, rate, 0.5) for rate in (1_000, 100_000, 1_000_000)]) in PAGE
+    for row in table([plan(costs, rate, 0.5) for rate in (1_000, 100_000, 1_000_000)]).splitlines():
+        assert row in PAGE
 
 
 @pytest.mark.parametrize("name", MEASURED)

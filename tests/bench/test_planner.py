@@ -9,7 +9,7 @@ from services import PROJECT
 from bench.capacity import values
 from bench.load import p99
 from bench.planner import compose, highest_rate, plan
-from bench.simulation import Cost, Costs, latencies
+from bench.simulation import Cost, Costs, simulate
 from deployments.settings import check
 from k8s.render import merged
 
@@ -44,7 +44,7 @@ def test_a_plan_keeps_the_objective_and_one_classifier_less_does_not(rate):
 
     def p99_s(classifiers):
         fewer = compose(classifiers, cell.batch.items, cell.preprocessors)
-        return p99(latencies(COSTS, fewer, rate / 0.7 / planned.cells, 10))
+        return p99(simulate(COSTS, fewer, rate / 0.7 / planned.cells, 5).latencies_s)
 
     assert p99_s(cell.classifiers) <= 0.5
     assert cell.classifiers == 1 or p99_s(cell.classifiers - 1) > 0.5
@@ -65,12 +65,12 @@ def test_what_one_ingress_can_not_do_several_do():
 
 
 def test_cores_are_those_the_stages_keep_busy_and_the_headroom():
+    """Between what full batches cost a photo and what lone photos cost."""
     planned = plan(COSTS, 100, 0.5, headroom=0.5)
     batch = planned.cell.batch.items
-    loops = 100 * (0.00005 + 0.0004 + 0.002 / batch)
-    assert planned.cores == pytest.approx(loops / 0.5)
+    assert 100 * (0.0004 + 0.002 / batch) / 0.5 < planned.cores < 100 * 0.0024 / 0.5
     on_cores = plan(replace(COSTS, engine_takes_core=True), 100, 0.5, headroom=0.5)
-    assert on_cores.cores == pytest.approx((loops + 100 * (0.05 / batch + 0.008)) / 0.5)
+    assert on_cores.cores > planned.cores + 100 * 0.008 / 0.5
 
 
 def test_an_objective_that_nothing_keeps_is_refused_with_the_least_there_is():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.simulation import Composition, Cost, Costs, latencies
+from bench.simulation import Composition, Cost, Costs, simulate
 from deployments.batching import Bounds
 
 FREE = Cost(0, 0)
@@ -13,6 +13,10 @@ ENGINE = Costs(
     client=FREE, front=FREE, ingress=FREE, preprocessor=FREE, classifier=FREE,
     engine=Cost(0.05, 0.01), engine_takes_core=False, hop_s=0.0,
 )  # fmt: skip
+
+
+def latencies(*args, **options):
+    return simulate(*args, **options).latencies_s
 
 
 def composition(batch=10, classifiers=1, waiting=sys.maxsize, cores=None):
@@ -78,3 +82,12 @@ def test_the_same_seed_is_the_same_run_and_another_is_not():
     one, same = (latencies(ENGINE, composition(), 50, 5, seed=3) for _ in range(2))
     assert one == same
     assert one != latencies(ENGINE, composition(), 50, 5, seed=4)
+
+
+def test_core_seconds_are_those_of_what_serves_and_computes_here():
+    free, stage = replace(ENGINE, client=Cost(0, 0.1)), Cost(0.002, 0.001)
+    assert simulate(free, composition(), 5, 10).core_s == 0
+    busy = replace(free, preprocessor=stage, engine=stage, engine_takes_core=True)
+    alone = simulate(busy, composition(batch=1), 5, 10).core_s
+    assert alone == pytest.approx(0.006)
+    assert 0.002 < simulate(busy, composition(), 500, 5).core_s < alone
