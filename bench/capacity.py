@@ -100,7 +100,6 @@ def main() -> int:
             for each in found[:: 1 if number % 2 else -1]:  # a machine that drifts drifts for all
                 _say(f"round {number} of {args.rounds}: {each.name}")
                 bench.search(each, costs, number)
-    advice = _advise(config, costs, found, args.target, objective_s)
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / args.config.stem
     result = {
@@ -108,15 +107,20 @@ def main() -> int:
         "costs": asdict(costs), "ceiling": ceiling, "found": [asdict(each) for each in found],
     }  # fmt: skip
     Path(f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    Path(f"{stem}.recommended.yaml").write_text(advice)
     draw_capacity(
         {each.name: each.measured for each in found},
         {each.name: statistics.median(each.predicted) for each in found},
         Path(f"{stem}.png"),
     )
-    _say(f"{ceiling_table(ceiling)}\n{found_table(found)}\n{advice}")
-    _say(f"wrote {stem}.json, .png and .recommended.yaml")
+    _say(f"{ceiling_table(ceiling)}\n{found_table(found)}\nwrote {stem}.json and .png")
     sys.stdout.write(json.dumps(result) + "\n")
+    try:
+        advice = _advise(config, costs, found, args.target, objective_s)
+    except ValueError as error:
+        _say(f"nothing to recommend: {error}")
+        return 1
+    Path(f"{stem}.recommended.yaml").write_text(advice)
+    _say(f"{advice}wrote {stem}.recommended.yaml")
     return 0
 
 
@@ -250,7 +254,7 @@ def values(config: dict[str, Any], cell: Composition, cells: int = 1) -> dict[st
     application = config["applications"][0]
     autoscaled = {d["name"] for d in application["deployments"] if d.get("autoscaling_config")}
     replicas = {
-        "Ingress": cells * cell.ingresses,
+        "Ingress": cells,
         "Preprocessor": cells * cell.preprocessors,
         "Classifier": cells * cell.classifiers,
     }
@@ -272,8 +276,12 @@ def values(config: dict[str, Any], cell: Composition, cells: int = 1) -> dict[st
 def _advise(
     config: dict[str, Any], costs: Costs, found: list[Found], target: float | None, p99_s: float
 ) -> str:
-    """Values of the Serve config, under the evidence for them as comments."""
-    enough = [each for each in found if not target or HEADROOM * each.rate >= target]
+    """Values of the Serve config, under the evidence for them as comments.
+
+    Raises:
+        ValueError: nothing keeps the objective.
+    """
+    enough = [each for each in found if each.rate and HEADROOM * each.rate >= (target or 0)]
     if enough:
         best = min(enough, key=lambda f: (f.classifiers if target else 0, -f.rate))
         cell, cells = compose(best.classifiers, best.batch), 1

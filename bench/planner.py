@@ -24,7 +24,7 @@ from deployments.settings import PROJECT
 
 BATCHES = (8, 16, 32, 64)
 _ANY = 2**40  # bytes: small photos never fill a group by size
-_SECONDS = 5.0
+_SECONDS, _PHOTOS = 5.0, 2000  # of a simulation, at the least
 # One event loop that is busy for longer makes photos wait for more than it works on them.
 _BUSY_AT_MOST = 0.8
 _NODE_CORES = 16
@@ -118,8 +118,12 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
             minute, or the loss of a node.
 
     Raises:
-        ValueError: no number of replicas keeps the objective.
+        ValueError: no number of replicas keeps the objective, or the rate is none.
     """
+    if rate <= 0 or not 0 < headroom <= 1:
+        raise ValueError(
+            f"a rate above 0 and a headroom up to 1 are needed, not {rate}, {headroom}"
+        )
     costs = replace(costs, client=Cost(0, 0))  # the world's clients are many
     plans = []
     for batch in BATCHES:
@@ -127,7 +131,7 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
         cells = math.ceil(rate / headroom / of_one_ingress)
         cell = _cell(costs, batch, rate / headroom / cells, objective_s)
         if cell:
-            core_s = simulate(costs, cell, rate / cells, _SECONDS).core_s
+            core_s = simulate(costs, cell, rate / cells, _seconds(rate / cells)).core_s
             plans.append(Plan(rate, cells, cell, rate * core_s / headroom))
     if not plans:
         alone = min(simulate(costs, compose(1, 1), 1.0, 60.0).latencies_s)
@@ -135,6 +139,10 @@ def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -
             f"p99 of {objective_s} s can't be kept: a photo that is alone takes {alone:.3f} s"
         )
     return min(plans, key=lambda p: (p.classifiers, p.preprocessors, p.cell.batch.items))
+
+
+def _seconds(rate: float) -> float:
+    return max(_SECONDS, _PHOTOS / rate)
 
 
 def _cell(costs: Costs, batch: int, rate: float, objective_s: float) -> Composition | None:
@@ -145,7 +153,7 @@ def _cell(costs: Costs, batch: int, rate: float, objective_s: float) -> Composit
 
     def enough(classifiers: int) -> bool:
         cell = compose(classifiers, batch, preprocessors)
-        return _keeps(costs, cell, objective_s, _SECONDS, 0, rate)
+        return _keeps(costs, cell, objective_s, _seconds(rate), 0, rate)
 
     place = bisect_left(some, True, key=enough)
     return compose(some[place], batch, preprocessors) if place < len(some) else None
@@ -172,7 +180,11 @@ def main() -> int:
     )  # fmt: skip
     args = parser.parse_args()
     costs = read_costs(args.costs)
-    sys.stdout.write(table([plan(costs, rate, args.p99_s, args.headroom) for rate in args.rate]))
+    try:
+        plans = [plan(costs, rate, args.p99_s, args.headroom) for rate in args.rate]
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stdout.write(table(plans))
     return 0
 
 

@@ -11,7 +11,6 @@ import random
 import selectors
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Protocol
 
 from bench.load import poisson
@@ -54,7 +53,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Composition:
-    """What serves: replicas, and how each ingress groups and each classifier batches.
+    """What serves behind one ingress, and how it groups and each classifier batches.
 
     Attributes:
         cores: that all processes share, the client's too; None where each has its own, as pods do.
@@ -62,7 +61,6 @@ class Composition:
 
     group: Bounds
     batch: Bounds
-    ingresses: int = 1
     preprocessors: int = 1
     classifiers: int = 1
     cores: int | None = None
@@ -148,7 +146,7 @@ class _Plane:
         self._processes: list[_Process] = []
         self.classifiers = [_Classifier(self) for _ in range(composition.classifiers)]
         self.preprocessors = [_Preprocessor(self) for _ in range(composition.preprocessors)]
-        self._ingresses = cycle([_Ingress(self) for _ in range(composition.ingresses)])
+        self._ingress = _Ingress(self)
         self._client, self._front = _Process(self._cores), self.process()
 
     def process(self) -> _Process:
@@ -178,7 +176,7 @@ class _Plane:
         await self._client.work(self.costs.client.photo_s)
         await self._front.work(self.costs.front.photo_s)
         try:
-            await next(self._ingresses).classify()
+            await self._ingress.classify()
         except Overloaded:
             return float("inf")
         return loop.time() - at

@@ -8,7 +8,7 @@ from services import PROJECT
 
 from bench.capacity import values
 from bench.load import p99
-from bench.planner import compose, highest_rate, plan
+from bench.planner import compose, highest_rate, main, plan
 from bench.simulation import Cost, Costs, simulate
 from deployments.settings import check
 from k8s.render import merged
@@ -88,3 +88,23 @@ def test_recommended_values_fit_the_config_they_are_for(file):
     replicas = {d["name"]: d["num_replicas"] for d in application["deployments"]}
     assert replicas == {"Ingress": 5, "Preprocessor": 10, "Classifier": 15}
     assert not any(d.get("autoscaling_config") for d in application["deployments"])
+
+
+@pytest.mark.parametrize(("rate", "headroom"), [(0, 0.7), (-5, 0.7), (10, 0), (10, 1.5)])
+def test_a_rate_or_headroom_that_makes_no_sense_is_refused(rate, headroom):
+    with pytest.raises(ValueError, match="a rate above 0 and a headroom up to 1 are needed"):
+        plan(COSTS, rate, 0.5, headroom)
+
+
+def test_the_command_prints_a_row_a_rate(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["plan", "--rate", "20", "40"])
+    assert main() == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["20", "40"]
+
+
+def test_the_command_says_why_it_can_not_plan(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["plan", "--rate", "500", "--p99-s", "0.001"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "can't be kept" in capsys.readouterr().err

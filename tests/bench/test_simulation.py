@@ -85,7 +85,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not():
 
 
 def test_core_seconds_are_those_of_what_serves_and_computes_here():
-    free, stage = replace(ENGINE, client=Cost(0, 0.1)), Cost(0.002, 0.001)
+    free, stage = replace(ENGINE, client=Cost(0, 0.0001)), Cost(0.002, 0.001)
     assert simulate(free, composition(), 5, 10).core_s == 0
     busy = replace(free, preprocessor=stage, engine=stage, engine_takes_core=True)
     alone = simulate(busy, composition(batch=1), 5, 10).core_s
