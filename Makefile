@@ -19,7 +19,7 @@ stop: .venv/serve
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-# The benches in small, and the steps of the images: minutes each.
+# The benches in small, the steps of the images, pods without Kubernetes: minutes each.
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 

@@ -39,6 +39,7 @@ def test_the_planner_is_within_a_fifth_of_what_was_measured_on_compositions_it_w
         assert 0.8 <= each.ratio <= 1.2, each.name
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_the_planner_makes_of_the_costs():
     costs = read_costs(FOLDER / "serve_config.json")
     for row in table([plan(costs, rate, 0.5) for rate in (1_000, 100_000, 1_000_000)]).splitlines():

@@ -11,6 +11,7 @@ from manifests import PROJECT, groups, of_kind, ray_service, render
 from pods import CLASSIFIER, FRONT, SPARE
 from services import environment
 
+pytestmark = pytest.mark.slow
 _NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
