@@ -13,33 +13,24 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bench.costs import PHOTOS, idle_cores, measure_costs
 from bench.load import ClosedLoop, open_loop
-from bench.planner import capacity, compose, highest_rate, plan
+from bench.planner import HEADROOM, capacity, compose, highest_rate, plan
 from bench.plots import draw_capacity
 from bench.servers import Server, machine
-from bench.simulation import Composition, Cost, Costs
-from deployments.metrics import BATCH_ITEMS, BATCHED, BUSY_S
+from bench.simulation import Composition, Costs
 from deployments.settings import PROJECT, Settings, parse
 from k8s.render import merged
 from loadtest.slo import load_objectives
-from samples.photos import small_photos
 
-PHOTOS = small_photos(256)
-HEADROOM = 0.7
-_NOTHING = {"engine": "emulated", "emulated_batch_s": 0.0, "emulated_image_s": 0.0}
-_PROCESSES = {"front": "HAProxy", "ingress": "Ingress", "preprocessor": "Preprocessor",
-              "classifier": "Classifier"}  # fmt: skip
-_EXPORTED_WITHIN_S = 30.0
-_IDLE_S = 5.0
 # A generator that is later than this share of the objective is what the search found the limit of.
 _LATE_AT_MOST = 0.1
 
@@ -94,7 +85,9 @@ def main() -> int:
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(config, Path(folder), objective_s, args.seconds)
-        costs, ceiling = bench.measure_costs(max(args.batches))
+        batch = max(args.batches)
+        _say("what the stages cost, with one classifier")
+        costs, ceiling = measure_costs(partial(bench.serve, 1, batch), batch, args.seconds)
         found = [Found(replicas, batch) for replicas in args.replicas for batch in args.batches]
         for number in range(1, args.rounds + 1):
             for each in found[:: 1 if number % 2 else -1]:  # a machine that drifts drifts for all
@@ -124,34 +117,6 @@ def main() -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Phase:
-    """What a closed loop brought and cost.
-
-    Attributes:
-        photos, groups, batches: as the service counted them.
-        busy_s: that the engine was, in all.
-        cpu_s: by process, without what it spends when nobody asks.
-    """
-
-    rate: float
-    p50_s: float
-    photos: float
-    groups: float
-    batches: float
-    busy_s: float
-    cpu_s: Mapping[str, float]
-
-    @property
-    def group(self) -> float:
-        """Photos of a group, on average."""
-        return self.photos / self.groups
-
-    def cost(self, process: str) -> float:
-        """Core-seconds of a process for a group."""
-        return self.cpu_s[process] / self.groups
-
-
 class _Bench:
     """Serves a config in many compositions, and measures them."""
 
@@ -161,55 +126,11 @@ class _Bench:
         self._config, self._folder = config, folder
         self._objective_s, self._seconds = objective_s, seconds
 
-    def measure_costs(self, batch: int) -> tuple[Costs, dict[str, Any]]:
-        """Costs of all stages, and what the plane can do around an engine that costs nothing."""
-        _say("costs: the plane, around an engine that costs nothing")
-        with self._serve(1, batch, _NOTHING) as server:
-            ClosedLoop(PHOTOS)(server.url, 64, 3)
-            idle = _idle(server, _IDLE_S)
-            light = _phase(server, 1, self._seconds, idle)
-            heavy = _phase(server, 64, self._seconds, idle)
-            client = _client(server, self._seconds)
-        _say("costs: the engine")
-        with self._serve(1, batch) as server:
-            idle_too = _idle(server, _IDLE_S)
-            few = _phase(server, 1, self._seconds, idle_too)
-            many = _phase(server, 3 * batch, self._seconds, idle_too)
-        loops = {
-            stage: _fit((light.group, light.cost(process)), (heavy.group, heavy.cost(process)))
-            for stage, process in _PROCESSES.items()
-        }
-        # Where the engine computes here, what it computed; a batch also waits for a free core.
-        computed_s = [p.cpu_s["Classifier"] - p.groups * loops["classifier"].of(p.group)
-                      for p in (few, many)]  # fmt: skip
-        takes_core = computed_s[1] > many.busy_s / 2
-        spent_s = computed_s if takes_core else [few.busy_s, many.busy_s]
-        engine = _fit(*((p.photos / p.batches, s / p.batches)
-                        for p, s in zip((few, many), spent_s, strict=True)))  # fmt: skip
-        busy = [*loops.values()]
-        hops_s = light.p50_s - sum(cost.of(1) for cost in busy) - light.busy_s / light.batches
-        costs = Costs(
-            client=client,
-            **loops,
-            engine=engine,
-            engine_takes_core=takes_core,
-            hop_s=max(0.0, hops_s / 2),
-        )
-        spent = {name: 1e3 * cpu_s / heavy.photos for name, cpu_s in heavy.cpu_s.items()}
-        ceiling = {
-            "photos/s": heavy.rate,
-            "core-ms a photo": sum(spent.values()),
-            "photos/s a core": 1e3 / sum(spent.values()),
-            "core-ms a photo, by process": spent,
-            "idle, core-ms a second, by process": {n: 1e3 * s for n, s in idle.items()},
-        }
-        return costs, ceiling
-
     def search(self, found: Found, costs: Costs, number: int) -> None:
         """One round of a composition: measured, and predicted for the same arrivals."""
         cell = compose(found.classifiers, found.batch, cores=os.cpu_count(), **self._waiting())
-        with self._serve(found.classifiers, found.batch) as server:
-            found.idle.append(_idle(server, _IDLE_S))
+        with self.serve(found.classifiers, found.batch, {}) as server:
+            found.idle.append(idle_cores(server))
             load = ClosedLoop(PHOTOS)
             most = 1.2 * load(server.url, 3 * found.classifiers * found.batch, 6).rate
 
@@ -233,13 +154,12 @@ class _Bench:
         )
         _say(f"  measured {found.measured[-1]:.1f}, predicted {found.predicted[-1]:.1f} photos/s")
 
-    def _serve(
-        self, classifiers: int, batch: int, engine: Mapping[str, Any] | None = None
-    ) -> Server:
+    def serve(self, classifiers: int, batch: int, engine: Mapping[str, Any]) -> Server:
+        """The config in another composition, with this added to its user_config."""
         config = merged(self._config, values(self._config, compose(classifiers, batch)))
         for deployment in config["applications"][0]["deployments"]:
             if "user_config" in deployment:
-                deployment["user_config"] = deployment["user_config"] | (engine or {})
+                deployment["user_config"] = {**deployment["user_config"], **engine}
         path = self._folder / "config.json"  # JSON is YAML
         path.write_text(json.dumps(config))
         return Server(path)
@@ -322,65 +242,6 @@ def ceiling_table(ceiling: Mapping[str, Any]) -> str:
     for name, core_ms in {**shown, "**all**": ceiling["core-ms a photo"]}.items():
         rows.append(f"| {name} | {core_ms:.3f} | {1e3 / core_ms:,.0f} |")
     return "\n".join(rows) + "\n"
-
-
-def _fit(light: tuple[float, float], heavy: tuple[float, float]) -> Cost:
-    """The line through two points (photos of a group, seconds for it); neither cost is negative."""
-    (few, short_s), (many, long_s) = light, heavy
-    photo_s = max(0.0, (long_s - short_s) / (many - few))
-    return Cost(max(0.0, long_s - many * photo_s), photo_s)
-
-
-def _idle(server: Server, seconds: float) -> dict[str, float]:
-    """Core-seconds a second of each process while nobody asks."""
-    before, began = server.cpu_s(), time.monotonic()
-    time.sleep(seconds)
-    took_s = time.monotonic() - began
-    return {name: (s - before.get(name, 0.0)) / took_s for name, s in server.cpu_s().items()}
-
-
-def _phase(server: Server, connections: int, seconds: float, idle: Mapping[str, float]) -> _Phase:
-    counted, before = _counted(server), server.cpu_s()
-    load = ClosedLoop(PHOTOS)(server.url, connections, seconds)
-    spent = {
-        name: max(0.0, s - before.get(name, 0.0) - idle[name] * load.seconds)
-        for name, s in server.cpu_s().items()
-    }
-
-    def new() -> Counter[str]:
-        now = _counted(server)
-        now.subtract(counted)
-        return now
-
-    until = time.monotonic() + _EXPORTED_WITHIN_S
-    while min((told := new())["small_photos"], told["images"]) < load.answers:
-        if time.monotonic() > until:
-            raise RuntimeError(f"of {load.answers} photos, metrics tell {dict(told)}")
-        time.sleep(0.5)
-    return _Phase(
-        load.rate, load.p50_s, told["small_photos"], told["small_photos groups"],
-        told["images groups"], told["busy_s"], spent,
-    )  # fmt: skip
-
-
-def _counted(server: Server) -> Counter[str]:
-    """Photos by queue, `… groups` by queue, and busy seconds, since the service began."""
-    counted: Counter[str] = Counter()
-    for sample in server.samples():
-        if sample.name == f"{BATCHED.exported}":
-            counted[sample.labels["queue"]] += sample.value  # type: ignore[assignment]
-        elif sample.name == f"{BATCH_ITEMS.exported}_count":
-            counted[f"{sample.labels['queue']} groups"] += sample.value  # type: ignore[assignment]
-        elif sample.name == BUSY_S.exported:
-            counted["busy_s"] += sample.value  # type: ignore[assignment]
-    return counted
-
-
-def _client(server: Server, seconds: float) -> Cost:
-    """What the generator of the open loop spends on a photo."""
-    rate, spent_s = 200.0, time.process_time()
-    sent = open_loop(server.url, {"": (PHOTOS, rate)}, seconds)[""]
-    return Cost(0.0, (time.process_time() - spent_s) / sent.answers)
 
 
 def _say(text: str) -> None:

@@ -23,6 +23,7 @@ from deployments.batching import Bounds
 from deployments.settings import PROJECT
 
 BATCHES = (8, 16, 32, 64)
+HEADROOM = 0.7  # share of the capacity that is used: the rest meets a bad minute, or a lost node
 _ANY = 2**40  # bytes: small photos never fill a group by size
 _SECONDS, _PHOTOS = 5.0, 2000  # of a simulation, at the least
 # One event loop that is busy for longer makes photos wait for more than it works on them.
@@ -109,7 +110,7 @@ def capacity(
     return highest_rate(partial(_keeps, costs, cell, objective_s, seconds, seed), most)
 
 
-def plan(costs: Costs, rate: float, objective_s: float, headroom: float = 0.7) -> Plan:
+def plan(costs: Costs, rate: float, objective_s: float, headroom: float = HEADROOM) -> Plan:
     """The fewest classifiers, then preprocessors, that keep p99 at a rate.
 
     Args:
@@ -173,7 +174,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.planner", description=__doc__)
     parser.add_argument("--rate", type=float, nargs="+", required=True, help="photos/s")
     parser.add_argument("--p99-s", type=float, default=0.5)
-    parser.add_argument("--headroom", type=float, default=0.7, help="share of the capacity in use")
+    parser.add_argument(
+        "--headroom", type=float, default=HEADROOM, help="share of the capacity in use"
+    )
     parser.add_argument(
         "--costs", type=Path, default=PROJECT / "docs/capacity/serve_config.json",
         help="what `make capacity` wrote of such a machine",

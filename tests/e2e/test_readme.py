@@ -28,7 +28,7 @@ ELSEWHERE = {
     "make capacity CONFIG=serve_config.rehearsal.yaml ARGS='--target 200'": (
         "tests/e2e/test_capacity.py"
     ),
-    "make plan RATE='1000 100000 1000000'": "tests/bench/test_planner.py",
+    "make plan RATE='1000 100000 1000000'": "tests/bench/test_docs.py",
     "make evaluate DATA=path/to/fashion.zip": "tests/mlc_core/test_cli.py",
 }
 
