@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -143,6 +144,20 @@ class Service(Running):
         for process in processes(self.port):
             process.kill()
         self.wait()
+
+
+def bench(module: str, folder: Path, *options: str, within_s: float) -> dict[str, Any]:
+    """Run a bench that leaves its report in a folder; its line of JSON."""
+    command = [sys.executable, "-m", f"bench.{module}", *options, "--out", str(folder)]
+    running = Running(command, folder / "output")
+    try:
+        assert running.wait(within_s) == 0, running.output
+    except subprocess.TimeoutExpired:
+        running.press_ctrl_c()  # so that it stops the services it measures
+        running.wait()
+        raise
+    (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
+    return json.loads(line)
 
 
 def left_over(port: int) -> list[str]:

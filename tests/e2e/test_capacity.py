@@ -1,14 +1,11 @@
 """`make capacity`, in small: one composition around an emulated engine, measured and planned."""
 
-import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
-from services import PROJECT, Running
+from services import PROJECT, bench
 
 from deployments.settings import check
 from k8s.render import merged
@@ -25,18 +22,12 @@ CONFIG = PROJECT / "serve_config.rehearsal.yaml"
 def searched(tmp_path_factory):
     """The folder of the results, and the line of JSON."""
     folder = tmp_path_factory.mktemp("capacity")
-    command = [sys.executable, "-m", "bench.capacity", "--config", str(CONFIG), "--replicas", "1",
-               "--batches", "8", "--rounds", "1", "--seconds", "3", "--target", "40",
-               "--out", str(folder)]  # fmt: skip
-    running = Running(command, folder / "output")
-    try:
-        assert running.wait(400) == 0, running.output
-    except subprocess.TimeoutExpired:
-        running.press_ctrl_c()  # so that it stops the service it measures
-        running.wait()
-        raise
-    (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
-    return folder, json.loads(line)
+    line = bench(
+        "capacity", folder, "--config", str(CONFIG), "--replicas", "1", "--batches", "8",
+        "--rounds", "1",
+        "--seconds", "3", "--target", "40", within_s=400,
+    )  # fmt: skip
+    return folder, line
 
 
 def test_what_an_engine_costs_is_found_from_outside(searched):

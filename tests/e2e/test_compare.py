@@ -1,11 +1,7 @@
 """`make compare`, in small: five models trained on drawn photos, both ways served and measured."""
 
-import json
-import subprocess
-import sys
-
 import pytest
-from services import Running
+from services import bench
 
 from mlc_core.spec import HEADS
 from samples.garments import write_dataset
@@ -18,18 +14,12 @@ def compared(tmp_path_factory):
     """The folder of the report, and the line of JSON."""
     folder = tmp_path_factory.mktemp("compared")
     write_dataset(folder / "drawn", photos_each=6)
-    command = [sys.executable, "-m", "bench.one_or_four", str(folder / "drawn"), "--models",
-               str(folder / "models"), "--out", str(folder), "--epochs", "1", "--rounds", "1",
-               "--seconds", "1"]  # fmt: skip
-    comparing = Running(command, folder / "output")
-    try:
-        assert comparing.wait(600) == 0, comparing.output
-    except subprocess.TimeoutExpired:
-        comparing.press_ctrl_c()  # so that it stops the service it measures
-        comparing.wait()
-        raise
-    (line,) = [line for line in comparing.output.splitlines() if line.startswith('{"machine"')]
-    return folder, json.loads(line)
+    line = bench(
+        "one_or_four", folder, str(folder / "drawn"), "--models", str(folder / "models"),
+        "--epochs", "1",
+        "--rounds", "1", "--seconds", "1", within_s=600,
+    )  # fmt: skip
+    return folder, line
 
 
 def test_both_ways_are_measured_and_answer_every_photo(compared):

@@ -1,13 +1,10 @@
 """`make observability`, in small: one service with and without, a day of half a minute drawn."""
 
-import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
-from services import Running, needs_prometheus
+from services import bench, needs_prometheus
 
 from monitoring.dashboard import ROWS
 
@@ -23,17 +20,10 @@ pytestmark = [
 def observed(tmp_path_factory):
     """The folder of the pictures, and the line of JSON."""
     folder = tmp_path_factory.mktemp("observed")
-    command = [sys.executable, "-m", "bench.observability", "--rounds", "1", "--seconds", "1",
-               "--part", "4", "--out", str(folder)]  # fmt: skip
-    running = Running(command, folder / "output")
-    try:
-        assert running.wait(400) == 0, running.output
-    except subprocess.TimeoutExpired:
-        running.press_ctrl_c()  # so that it stops the services it measures
-        running.wait()
-        raise
-    (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
-    return folder, json.loads(line)
+    line = bench(
+        "observability", folder, "--rounds", "1", "--seconds", "1", "--part", "4", within_s=400,
+    )  # fmt: skip
+    return folder, line
 
 
 def test_what_observing_costs_is_measured_with_and_without(observed):
