@@ -11,10 +11,10 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requir
 .PHONY: serve stop test test-slow check train evaluate bench observability loadtest capacity plan compare lock
 
 serve: .venv/serve
-	@exec $(BIN)/python -m deployments.local start --host $(HOST) --port $(PORT) --config $(CONFIG)
+	@exec $(BIN)/python -m launcher.service start --host $(HOST) --port $(PORT) --config $(CONFIG)
 
 stop: .venv/serve
-	@$(BIN)/python -m deployments.local stop --port $(PORT)
+	@$(BIN)/python -m launcher.service stop --port $(PORT)
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -43,13 +43,13 @@ loadtest: .venv/dev
 	$(BIN)/locust -f loadtest/$(SCENARIO).py --host $(URL) --headless --html loadtest-report/locust.html $(ARGS)
 
 # The highest rate that keeps p99, by replicas and batch limits, and the values it recommends.
-# Needs wrk. ARGS: of bench.capacity, as --target 300
+# Needs wrk. ARGS: of capacity.search, as --target 300
 capacity: .venv/dev
-	$(BIN)/python -m bench.capacity --config $(CONFIG) $(ARGS)
+	$(BIN)/python -m capacity.search --config $(CONFIG) $(ARGS)
 
 # RATE: photos/s, several if you like; from what `make capacity` measured
 plan: .venv/dev
-	$(BIN)/python -m bench.planner --rate $(RATE) $(ARGS)
+	$(BIN)/python -m capacity.planner --rate $(RATE) $(ARGS)
 
 # DATA: a Fashion Product Images data set, directory or zip
 train: .venv/dev

@@ -18,7 +18,7 @@ import psutil
 from bench.baseline import bare_loop, write_config
 from bench.load import ClosedLoop, open_loop
 from bench.plots import draw
-from bench.servers import SLOW_FLAGS, Server, elsewhere, json_of, machine
+from bench.servers import SLOW_FLAGS, Server, json_of, machine, run_in_subprocess
 from deployments.settings import PROJECT
 from samples.photos import large_photos, small_photos
 
@@ -63,8 +63,8 @@ def main() -> int:
 
 
 def _bare(figures: Figures, budget: dict[str, list[float]], seconds: float) -> None:
-    small = elsewhere(bare_loop, SMALL, seconds)
-    large = elsewhere(bare_loop, LARGE, seconds, 8)
+    small = run_in_subprocess(bare_loop, SMALL, seconds)
+    large = run_in_subprocess(bare_loop, LARGE, seconds, 8)
     figures["bare loop, small photos: photos/s"].append(small["rate"])
     figures["bare loop, large photos: photos/s"].append(large["rate"])
     figures["bare loop: core-ms/photo"].append(1e3 * (small["decode_s"] + small["infer_s"]))

@@ -16,11 +16,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from deployments.calls import connect
+from deployments.pipeline.calls import connect
 from deployments.settings import PROJECT
 from mlc_core.artifact import load_artifact
-from mlc_core.engine import load_engine
-from mlc_core.labels import Choice, Labeller
+from mlc_core.engines.loading import load_engine
+from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import decode
 
 MODEL = PROJECT / "models/fashion/1"
@@ -40,7 +40,7 @@ class ObviousClassifier:
         answers = self._labeller.answers(
             self._engine.infer(np.stack(images)), [Choice()] * len(images)
         )
-        return [json.loads(answer) for answer in answers]
+        return [parse_answer(answer) for answer in answers]
 
 
 @serve.deployment

@@ -20,7 +20,6 @@ from threading import Thread
 from typing import Any
 
 import matplotlib as mpl
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -29,6 +28,7 @@ from PIL import Image
 from bench.load import ClosedLoop, open_loop
 from bench.prometheus import Prometheus
 from bench.servers import Server
+from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from monitoring.dashboard import ROWS, Panel
 from samples.photos import large_photos, small_photos
@@ -56,11 +56,14 @@ def draw_dashboard(out: Path, seconds: float) -> list[Path]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Server(_config(folder)) as server, Prometheus(folder, server.url) as prometheus:
+        with (
+            Server(_config().write(folder / "serve_config.yaml")) as server,
+            Prometheus(folder, server.url) as prometheus,
+        ):
             start = time.time()
             _day(server, folder, seconds)
             time.sleep(15)  # Ray exports every 10 s
-            rows = {title: _asked(prometheus, row, start) for title, row in ROWS.items()}
+            rows = {title: _query_all(prometheus, row, start) for title, row in ROWS.items()}
     out.mkdir(parents=True, exist_ok=True)
     pictures = []
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -84,34 +87,31 @@ def _day(server: Server, folder: Path, seconds: float) -> None:
     traffic = Thread(target=open_loop, args=(server.url, mixed, 2 * seconds))
     traffic.start()
     time.sleep(seconds / 4)
-    server.deploy(_config(folder, _second_version(folder)))
+    server.deploy(_config().with_user_config(model=str(_second_version(folder))))
     time.sleep(seconds)
-    server.deploy(_config(folder, folder / "never-uploaded/3"))
+    server.deploy(_config().with_user_config(model=str(folder / "never-uploaded/3")))
     traffic.join()
 
 
-def _config(folder: Path, model: Path | None = None) -> Path:
-    """serve_config.yaml with preprocessors that Serve scales and few photos that may wait."""
-    config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text(encoding="utf-8"))
-    (application,) = config["applications"]
-    application["args"]["small_photos"]["waiting"] = 160
-    for deployment in application["deployments"]:
-        if deployment["name"] == "Preprocessor":
-            del deployment["num_replicas"]
-            deployment["autoscaling_config"] = {
-                "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1.5,
-                "upscale_delay_s": 3, "downscale_delay_s": 20, "look_back_period_s": 5,
-                "metrics_interval_s": 2,
-            }  # fmt: skip
-        elif model and "user_config" in deployment:
-            deployment["user_config"]["model"] = str(model)
-    path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+def _config() -> ServeConfig:
+    """serve_config.yaml with preprocessors that Serve scales, and a short queue of photos."""
+    scaled = {
+        "name": "Preprocessor", "num_replicas": "auto",
+        "autoscaling_config": {
+            "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1.5,
+            "upscale_delay_s": 3, "downscale_delay_s": 20, "look_back_period_s": 5,
+            "metrics_interval_s": 2,
+        },
+    }  # fmt: skip
+    application = {
+        "name": "mlc", "args": {"small_lane": {"max_waiting": 160}}, "deployments": [scaled]
+    }  # fmt: skip
+    config = ServeConfig.read(PROJECT / "serve_config.yaml")
+    return config.merge({"applications": [application]})
 
 
 def _second_version(folder: Path) -> Path:
-    """The shipped model, under another version."""
+    """The shipped model under another version."""
     model = folder / "fashion/2"
     shutil.copytree(PROJECT / "models/fashion/1", model)
     spec, sums = model / "spec.json", model / "SHA256SUMS"
@@ -127,10 +127,10 @@ def _as_png(photo: bytes) -> bytes:
     return file.getvalue()
 
 
-def _asked(
+def _query_all(
     prometheus: Prometheus, row: Sequence[Panel], start: float
 ) -> list[tuple[Panel, list[Series]]]:
-    """The series of each panel, as Grafana would ask for them."""
+    """The series of each panel, by the queries that Grafana would send."""
     end, asked = time.time(), []
     for panel in row:
         series: list[Series] = []

@@ -1,33 +1,36 @@
-"""Load on a service: a closed loop with wrk, an open one with Poisson arrivals."""
+"""Load on a service: a closed loop with wrk, an open loop with Poisson arrivals."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
+import numpy as np
+
+from loadtest.levels import arrivals, steady
+from loadtest.percentiles import p99
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it.
+    """The result of a load.
 
     Attributes:
         answers: requests that were answered 200.
-        failures: all others, those that were never answered included.
-        late_s: by how much 99 of 100 requests at the most left after their time; an open loop's.
+        failures: all others, those without an answer included.
+        late_s: p99 of the seconds that requests of an open loop left after their time.
     """
 
     answers: int
@@ -44,7 +47,7 @@ class Load:
 
 
 class ClosedLoop:
-    """wrk, which sends the photos in turn over so many connections.
+    """wrk, which sends the photos in turn over a number of connections.
 
     Raises:
         FileNotFoundError: wrk is not installed.
@@ -93,10 +96,11 @@ def open_loop(
 ) -> dict[str, Load]:
     """Send photos at the times of a Poisson process, whether earlier ones are answered or not.
 
-    Latency counts from the intended time, so that a generator or service that falls behind shows.
+    Latency counts from the intended time, so it includes the delay of a generator or service that
+    falls behind.
 
     Args:
-        streams: name -> photos and how many of them a second.
+        streams: name -> photos, and how many of them to send per second.
     """
 
     async def send(session: aiohttp.ClientSession, photo: bytes, at: float) -> _Sent:
@@ -109,11 +113,11 @@ def open_loop(
             return _Sent(time.monotonic() - at, False, late_s)
 
     async def run() -> dict[str, list[_Sent]]:
-        chance = random.Random(seed)  # noqa: S311
-        arrivals = sorted(
+        chance = np.random.default_rng(seed)
+        times = sorted(
             (at, name)
             for name, (_, rate) in streams.items()
-            for at in poisson(rate, seconds, chance)
+            for at in arrivals(steady, rate, seconds, chance)
         )
         tasks: dict[str, list[asyncio.Task[_Sent]]] = {name: [] for name in streams}
         headers = {"Content-Type": "image/jpeg"}
@@ -121,7 +125,7 @@ def open_loop(
             headers=headers, connector=aiohttp.TCPConnector(limit=0)
         ) as session:
             start = time.monotonic()
-            for at, name in arrivals:
+            for at, name in times:
                 await asyncio.sleep(max(0.0, start + at - time.monotonic()))
                 photos, sent = streams[name][0], tasks[name]
                 photo = photos[len(sent) % len(photos)]
@@ -131,20 +135,6 @@ def open_loop(
     return {
         name: _summary(results, seconds) for name, results in asyncio.run(run()).items() if results
     }
-
-
-def poisson(rate: float, seconds: float, chance: random.Random) -> list[float]:
-    """Times of arrivals within so many seconds, `rate` a second on average."""
-    times, at = [], 0.0
-    while rate > 0 and (at := at + chance.expovariate(rate)) < seconds:
-        times.append(at)
-    return times
-
-
-def p99(values: Iterable[float]) -> float:
-    """What 99 of 100 are no more than; nan where there are none."""
-    ordered = sorted(values) or [float("nan")]
-    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
 
 
 class _Sent(NamedTuple):

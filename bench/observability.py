@@ -1,7 +1,7 @@
-"""`make observability`: what metrics, request log and ids cost, and what the dashboard shows.
+"""`make observability`: what metrics and the request log cost, and what the dashboard shows.
 
-One service observes and does not, in turn, so that a machine that drifts drifts for both. CPU
-seconds are /proc's, of every process of the service.
+One service observes and does not observe in turn, so a drifting machine drifts for both. CPU
+seconds come from /proc, for every process of the service.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from collections import defaultdict
 from pathlib import Path
 from threading import Timer
 
-import yaml
-
 from bench.dashboard import draw_dashboard
 from bench.load import ClosedLoop
 from bench.servers import Server, machine
 from bench.switchable import OFF
-from deployments.local import run_directory
+from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from samples.photos import small_photos
 
 _CONNECTIONS = 64
 _SCRAPED_EVERY_S = 15.0  # under load, as an operator's Prometheus does
 
-CoreMs = dict[str, float]  # process -> core-ms a photo
+CoreMs = dict[str, float]  # process -> core-ms per photo
 
 
 def main() -> int:
@@ -48,27 +46,27 @@ def main() -> int:
 
 
 def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Core-ms a photo with and without, and the ratio of each pair of measurements."""
+    """Core-ms per photo with and without observing, and the ratio of each pair of measurements."""
     load = ClosedLoop(small_photos(256))
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, Server(_switchable(Path(folder))) as server:
-        off = Path(run_directory(server.port)) / OFF
+        off = server.run_directory / OFF
         load(server.url, _CONNECTIONS, 5)
         for number in range(rounds):
             spent: dict[str, CoreMs] = {}
-            for way in ("with", "without")[:: 1 if number % 2 else -1]:  # neither is always first
-                off.unlink(missing_ok=True) if way == "with" else off.touch()
+            for side in ("with", "without")[:: 1 if number % 2 else -1]:  # neither is always first
+                off.unlink(missing_ok=True) if side == "with" else off.touch()
                 time.sleep(0.5)  # replicas look ten times a second
-                scraped = way == "with" and number % round(_SCRAPED_EVERY_S / seconds) == 0
+                scraped = side == "with" and number % round(_SCRAPED_EVERY_S / seconds) == 0
                 logged = _logged_bytes(server)
-                spent[way] = _core_ms(server, load, seconds, scraped=scraped)
+                spent[side] = _core_ms(server, load, seconds, scraped=scraped)
                 time.sleep(0.5)  # lines are written ten times a second
-                if (_logged_bytes(server) > logged) != (way == "with"):
-                    raise RuntimeError(f"the switch does not switch: requests logged {way}")
-            for way, each in spent.items():
-                figures[f"{way}: core-ms/photo"].append(sum(each.values()))
+                if (_logged_bytes(server) > logged) != (side == "with"):
+                    raise RuntimeError(f"the switch does not switch: requests logged {side}")
+            for side, each in spent.items():
+                figures[f"{side}: core-ms per photo"].append(sum(each.values()))
                 for process in ("Ingress", "Preprocessor", "Classifier"):
-                    figures[f"{way}, {process}: core-ms/photo"].append(each[process])
+                    figures[f"{side}, {process}: core-ms per photo"].append(each[process])
             ratio = sum(spent["with"].values()) / sum(spent["without"].values())
             figures["ratio of with to without"].append(ratio)
             _say(f"round {number + 1} of {rounds}: {ratio:.3f}")
@@ -86,12 +84,11 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
 
 
 def _logged_bytes(server: Server) -> int:
-    logs = Path(run_directory(server.port)) / "session_latest/logs/serve"
-    return sum(file.stat().st_size for file in logs.glob("requests_*.log"))
+    return sum(file.stat().st_size for file in server.logs.glob("requests_*.log"))
 
 
 def _core_ms(server: Server, load: ClosedLoop, seconds: float, *, scraped: bool) -> CoreMs:
-    """Core-ms a photo by process, while it is scraped once or not."""
+    """Core-ms per photo by process, with one scrape or none."""
 
     def scrape() -> None:
         with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:  # noqa: S310
@@ -109,11 +106,9 @@ def _core_ms(server: Server, load: ClosedLoop, seconds: float, *, scraped: bool)
 
 def _switchable(folder: Path) -> Path:
     """serve_config.yaml, built by bench.switchable."""
-    config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["applications"][0]["import_path"] = "bench.switchable:build"
-    path = folder / "switchable.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    application = {"name": "mlc", "import_path": "bench.switchable:build"}
+    config = ServeConfig.read(PROJECT / "serve_config.yaml")
+    return config.merge({"applications": [application]}).write(folder / "switchable.yaml")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
-"""`make compare`: one model for all labels against one model a label.
+"""`make compare`: one model for all labels against one model per label.
 
-Trains what is missing of the five, all with one recipe on one split, then measures both ways and
-writes docs/one-model-or-four.md. Rounds are interleaved: machines drift, ratios do not.
+It trains the missing ones of the five models, all with one recipe on one split. Then it measures
+both variants in interleaved rounds and writes docs/one-model-or-four.md.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from scipy.stats import binomtest
 
 from bench.load import ClosedLoop
 from bench.one_or_four_report import write_report
-from bench.servers import Server, elsewhere, machine
+from bench.servers import Server, machine, run_in_subprocess
+from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from mlc_core.artifact import Artifact, load_artifact
-from mlc_core.dataset import DataSet
-from mlc_core.engine import Images, Precision, Probabilities, load_engine
+from mlc_core.engines.engine import Images, Precision, Probabilities
+from mlc_core.engines.loading import load_engine
 from mlc_core.errors import ArtifactError
-from mlc_core.evaluation import class_numbers, infer_all, measure
-from mlc_core.production import read_and_split, train_artifact
-from mlc_core.spec import HEADS, ImageSize
+from mlc_core.spec import DEFAULT_IMAGE_SIZE, HEADS
+from mlc_core.training.dataset import DataSet
+from mlc_core.training.evaluation import class_numbers, infer_all, measure
+from mlc_core.training.workflow import read_and_split, train_artifact
 from samples.photos import small_photos
 
 ONE = "fashion"
-WAYS = ("one", "four")
+VARIANTS = ("one", "four")
 CONNECTIONS = (1, 32, 64)
-_SIZE = ImageSize(height_px=80, width_px=60)
 
-Figures = dict[str, dict[str, list[float]]]  # figure -> way -> a value a round
+Figures = dict[str, dict[str, list[float]]]  # figure -> variant -> a value a round
 
 
 def main() -> int:
@@ -57,23 +57,29 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=PROJECT / "docs", help="of the report")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    models, test = elsewhere(_train, args.data, args.models.resolve(), args.epochs, args.precision)
+    models, test = run_in_subprocess(
+        _train, args.data, args.models.resolve(), args.epochs, args.precision
+    )
     quantized = all(model.int8_path.exists() for model in models.values())
     precision: Precision = "int8" if quantized else "float32"
-    accuracy = elsewhere(_accuracies, models, precision, test)
+    accuracy = run_in_subprocess(_accuracies, models, precision, test)
     figures: Figures = defaultdict(lambda: defaultdict(list))
     for number in range(1, args.rounds + 1):
-        ways = WAYS if number % 2 else WAYS[::-1]  # neither is always the first
+        variants = VARIANTS if number % 2 else VARIANTS[::-1]  # neither is always the first
         _say(f"round {number} of {args.rounds}: in one process")
-        bare = elsewhere(_in_process, ways, models, precision, test.images[:256], args.seconds)
-        for way in ways:
-            for figure, value in bare[way].items():
-                figures[figure][way].append(value)
-            _say(f"round {number} of {args.rounds}: serving {way}")
-            _served(figures, way, models, precision, args.seconds)
+        bare = run_in_subprocess(
+            _in_process, variants, models, precision, test.images[:256], args.seconds
+        )
+        for variant in variants:
+            for figure, value in bare[variant].items():
+                figures[figure][variant].append(value)
+            _say(f"round {number} of {args.rounds}: serving {variant}")
+            _served(figures, variant, models, precision, args.seconds)
     report = write_report(args.out, models, accuracy, figures, precision, machine())
     _say(f"wrote {report}")
-    medians = {f: {w: statistics.median(v) for w, v in ways.items()} for f, ways in figures.items()}
+    medians = {
+        f: {w: statistics.median(v) for w, v in variants.items()} for f, variants in figures.items()
+    }
     line = {"machine": machine(), "rounds": args.rounds, "accuracy": accuracy,
             "figures": medians}  # fmt: skip
     sys.stdout.write(json.dumps(line) + "\n")
@@ -88,10 +94,10 @@ def _train(
     Raises:
         ArtifactError: one that is there was trained by another recipe.
     """
-    from mlc_core.training import Recipe  # noqa: PLC0415  (Keras takes seconds)
+    from mlc_core.training.trainer import Recipe  # noqa: PLC0415  (Keras takes seconds)
 
     recipe = Recipe(epochs=epochs, precision=precision)
-    data, split = read_and_split(source, _SIZE, recipe.seed, _say)
+    data, split = read_and_split(source, DEFAULT_IMAGE_SIZE, recipe.seed, _say)
     models = {}
     for name, heads in {ONE: HEADS, **{head: (head,) for head in HEADS}}.items():
         path = folder / name / "1"
@@ -103,7 +109,7 @@ def _train(
                 split,
                 path,
                 heads,
-                _SIZE,
+                DEFAULT_IMAGE_SIZE,
                 recipe,
                 folder / "runs" / name,
                 _say,
@@ -120,14 +126,14 @@ def _train(
     return models, data.take(split.test)
 
 
-def _ways(each: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _by_variant(each: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {"one": [each[ONE]], "four": [each[head] for head in HEADS]}
 
 
 def _accuracies(
     models: Mapping[str, Artifact], precision: Precision, test: DataSet
 ) -> list[dict[str, Any]]:
-    """A row a head: accuracy and macro-F1 both ways, and McNemar's exact test on the same photos.
+    """A row for each head: accuracy and macro-F1 of both variants, and McNemar's exact test.
 
     The test is two-sided binomial on the photos that just one of the two is right on (McNemar
     1947, Psychometrika 12:153).
@@ -148,9 +154,9 @@ def _accuracies(
         only_one, only_four = int((one & ~four).sum()), int((four & ~one).sum())
         discordant = only_one + only_four
         row: dict[str, Any] = {"head": head}
-        for way, name in zip(WAYS, (ONE, head), strict=True):
-            row[f"accuracy {way}"] = measured[name][head]["accuracy"]
-            row[f"macro_f1 {way}"] = measured[name][head]["macro_f1"]
+        for variant, name in zip(VARIANTS, (ONE, head), strict=True):
+            row[f"accuracy {variant}"] = measured[name][head]["accuracy"]
+            row[f"macro_f1 {variant}"] = measured[name][head]["macro_f1"]
         row["only one right"], row["only four right"] = only_one, only_four
         row["p"] = float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
         rows.append(row)
@@ -162,13 +168,13 @@ def _merged(infers: Sequence[Callable[[Images], Probabilities]], images: Images)
 
 
 def _in_process(
-    ways: Sequence[str], models: Mapping[str, Artifact], precision: Precision, images: Images,
+    variants: Sequence[str], models: Mapping[str, Artifact], precision: Precision, images: Images,
     seconds: float,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Without a service: ONNX Runtime on one thread in batches of 32, and Keras' `predict`.
 
     Returns:
-        way -> figure -> value.
+        variant -> figure -> value.
     """
     import keras  # noqa: PLC0415  (it takes seconds)
 
@@ -181,8 +187,8 @@ def _in_process(
         for name, model in models.items()
     }
     figures: dict[str, dict[str, float]] = {}
-    for way in ways:
-        infers, plainly = _ways(engines)[way], _ways(predicts)[way]
+    for variant in variants:
+        infers, plainly = _by_variant(engines)[variant], _by_variant(predicts)[variant]
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             at = count % len(images)
@@ -194,57 +200,59 @@ def _in_process(
             began = time.perf_counter()
             _merged(plainly, image[None])
             took_s.append(time.perf_counter() - began)
-        figures[way] = {
+        figures[variant] = {
             "engines alone: images/s": rate,
             "one photo under predict: ms": 1e3 * statistics.median(took_s),
         }
     return figures
 
 
-def _config(way: str, models: Mapping[str, Artifact], precision: Precision) -> dict[str, Any]:
-    """The Serve config of a way, on the models that are compared."""
-    file = {"one": "serve_config.yaml", "four": "serve_config.four_models.yaml"}[way]
-    config: dict[str, Any] = yaml.safe_load((PROJECT / file).read_text(encoding="utf-8"))
-    paths = iter([model.path for model in _ways(models)[way]])
-    for deployment in config["applications"][0]["deployments"]:
-        if "user_config" in deployment:
-            deployment["user_config"] |= {"model": str(next(paths)), "precision": precision}
+def _config(variant: str, models: Mapping[str, Artifact], precision: Precision) -> ServeConfig:
+    """The Serve config of a variant, on the models that are compared."""
+    file = {"one": "serve_config.yaml", "four": "configs/four_models.yaml"}[variant]
+    config = ServeConfig.read(PROJECT / file)
+    for classifier, model in zip(config.classifiers(), _by_variant(models)[variant], strict=True):
+        classifier["user_config"] |= {"model": str(model.path), "precision": precision}
     return config
 
 
 def _served(
-    figures: Figures, way: str, models: Mapping[str, Artifact], precision: Precision, seconds: float
+    figures: Figures,
+    variant: str,
+    models: Mapping[str, Artifact],
+    precision: Precision,
+    seconds: float,
 ) -> None:
     load = ClosedLoop(small_photos(256))
-    config = _config(way, models, precision)
-    replicas = [d["name"] for d in config["applications"][0]["deployments"] if "user_config" in d]
+    config = _config(variant, models, precision)
+    replicas = config.settings.classifiers
 
     def add(figure: str, value: float) -> None:
-        figures[figure][way].append(value)
+        figures[figure][variant].append(value)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.json"  # JSON is YAML
-        path.write_text(json.dumps(config))
-        with Server(path) as server:
-            add("start to ready: s", server.ready_s)
-            load(server.url, 64, 3)
-            for connections in CONNECTIONS:
-                before = server.cpu_s()
-                result = load(server.url, connections, seconds)
-                spent = {n: s - before.get(n, 0.0) for n, s in server.cpu_s().items()}
-                add(f"{connections} connections: photos/s", result.rate)
-                add(f"{connections} connections: p50 ms", 1e3 * result.p50_s)
-                add(f"{connections} connections: p99 ms", 1e3 * result.p99_s)
-                add("failures", result.failures)
-                if connections == 64:
-                    each = {n: 1e3 * s / result.answers for n, s in spent.items()}
-                    add("CPU seconds a thousand photos", sum(each.values()))
-                    classifying = sum(each[name] for name in replicas)
-                    add("of which in classifiers", classifying)
-            proportional, own = server.memory_bytes(), server.memory_bytes("uss")
-            add("classifiers' memory: MB (PSS)", sum(proportional[n] for n in replicas) / 1e6)
-            add("of which not shared: MB (USS)", sum(own[n] for n in replicas) / 1e6)
-            add("whole service: MB (PSS)", sum(proportional.values()) / 1e6)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(config.write(Path(folder) / "config.yaml")) as server,
+    ):
+        add("start to ready: s", server.ready_s)
+        load(server.url, 64, 3)
+        for connections in CONNECTIONS:
+            before = server.cpu_s()
+            result = load(server.url, connections, seconds)
+            spent = {n: s - before.get(n, 0.0) for n, s in server.cpu_s().items()}
+            add(f"{connections} connections: photos/s", result.rate)
+            add(f"{connections} connections: p50 ms", 1e3 * result.p50_s)
+            add(f"{connections} connections: p99 ms", 1e3 * result.p99_s)
+            add("failures", result.failures)
+            if connections == 64:
+                each = {n: 1e3 * s / result.answers for n, s in spent.items()}
+                add("core-ms per photo", sum(each.values()))
+                classifying = sum(each[name] for name in replicas)
+                add("of which in classifiers", classifying)
+        proportional, own = server.memory_bytes(), server.memory_bytes("uss")
+        add("classifiers' memory: MB (PSS)", sum(proportional[n] for n in replicas) / 1e6)
+        add("of which not shared: MB (USS)", sum(own[n] for n in replicas) / 1e6)
+        add("whole service: MB (PSS)", sum(proportional.values()) / 1e6)
 
 
 def _say(text: str) -> None:

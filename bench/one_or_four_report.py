@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import yaml
 from matplotlib.figure import Figure
 
+from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from mlc_core.artifact import Artifact
-from mlc_core.network import MultiHeadNetwork
 from mlc_core.spec import HEADS
+from mlc_core.training.network import MultiHeadNetwork
 
-# figure -> what the ratio of one to four must reach, and which way is better
+# figure -> what the ratio of one to four must reach, and which variant is better
 _AIMS = {
     "engines alone: images/s": ("at least", 3.3),
     "64 connections: photos/s": ("at least", 2.4),
@@ -70,15 +70,15 @@ def _text(
     hardware = ", ".join(f"{key} {value}" for key, value in machine.items())
     return f"""# One model or four
 
-Written by `make compare DATA=…`, which trains the five models, measures both ways and makes this page.
+Written by `make compare DATA=…`, which trains the five models, measures both variants and writes this page.
 
 ## What is compared
-- **One**: one network with a branch for each of {", ".join(HEADS)}: the product's way.
+- **One**: one network with a branch for each of {", ".join(HEADS)}: what the product ships.
 - **Four**: the same network class with one branch each; trunk and branch have the same widths.
 
 All five were trained from scratch on the same {data["train_photos"]} photos, with one recipe and one
 seed, for {recipe["epochs"]} epochs each ({recipe["precision"]}). They are served in {precision} by the same ingress and
-preprocessor (`serve_config.yaml`, `serve_config.four_models.yaml`); with four, the preprocessor sends
+preprocessor (`serve_config.yaml`, `configs/four_models.yaml`); with four, the preprocessor sends
 each group to four classifiers at once and merges their answers.
 
 Measured on {hardware}; {rounds} interleaved rounds, medians, least and most in brackets.
@@ -145,8 +145,8 @@ def _accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _figure_table(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     lines = ["| | one | four | one to four | asked |", "|---|---|---|---|---|"]
-    for figure, ways in figures.items():
-        values = [ways["one"], ways["four"]]
+    for figure, variants in figures.items():
+        values = [variants["one"], variants["four"]]
         cells = [f"{_number(_median(v))} ({_number(min(v))}–{_number(max(v))})" for v in values]
         ratios = [a / b for a, b in zip(*values, strict=False) if b]
         ratio = f"{_median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else ""
@@ -156,12 +156,12 @@ def _figure_table(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def _arithmetic(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    spent = {w: _median(v) for w, v in figures["CPU seconds a thousand photos"].items()}
+    spent = {w: _median(v) for w, v in figures["core-ms per photo"].items()}
     own = {w: _median(v) for w, v in figures["of which in classifiers"].items()}
-    rest = {way: spent[way] - own[way] for way in spent}
+    rest = {variant: spent[variant] - own[variant] for variant in spent}
     cpu = spent["four"] / spent["one"]
     return f"""The ratio of throughput is lower than that of the engines, since most of a photo's cost is the
-same both ways. In core-ms a photo: one model spends {rest["one"]:.2f} on HTTP, grouping, decoding and
+same for both variants. In core-ms a photo: one model spends {rest["one"]:.2f} on HTTP, grouping, decoding and
 Ray, and {own["one"]:.2f} in its classifier; four spend {rest["four"]:.2f} (three calls more for each
 group, and the merging) and {own["four"]:.2f}. So four cost {cpu:.2f} × as much CPU, and where
 the cores are the limit, that is how much faster one can be. The classifiers alone: {own["four"] / own["one"]:.2f} ×."""
@@ -170,15 +170,18 @@ the cores are the limit, that is how much faster one can be. The classifiers alo
 def _draw_accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
-    for offset, way, color in ((-0.2, "one", "C0"), (0.2, "four", "C1")):
-        values = [100 * row[f"accuracy {way}"]["value"] for row in rows]
-        low = [v - 100 * row[f"accuracy {way}"]["low"] for v, row in zip(values, rows, strict=True)]
+    for offset, variant, color in ((-0.2, "one", "C0"), (0.2, "four", "C1")):
+        values = [100 * row[f"accuracy {variant}"]["value"] for row in rows]
+        low = [
+            v - 100 * row[f"accuracy {variant}"]["low"] for v, row in zip(values, rows, strict=True)
+        ]
         high = [
-            100 * row[f"accuracy {way}"]["high"] - v for v, row in zip(values, rows, strict=True)
+            100 * row[f"accuracy {variant}"]["high"] - v
+            for v, row in zip(values, rows, strict=True)
         ]
         axes.bar(
             [n + offset for n in range(len(rows))], values, 0.38, yerr=[low, high], capsize=3,
-            color=color, label={"one": "one model", "four": "a model of its own"}[way],
+            color=color, label={"one": "one model", "four": "a model of its own"}[variant],
         )  # fmt: skip
     axes.set_xticks(range(len(rows)), [row["head"] for row in rows])
     axes.set_ylim(0, 105)
@@ -193,7 +196,7 @@ def _draw_cost(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         "1 connections: p50 ms": "p50 at 1 connection",
         "32 connections: p50 ms": "p50 at 32 connections",
         "32 connections: p99 ms": "p99 at 32 connections",
-        "CPU seconds a thousand photos": "CPU a photo",
+        "core-ms per photo": "CPU per photo",
         "of which not shared: MB (USS)": "classifiers' own memory",
         "whole service: MB (PSS)": "memory of the whole service",
         "start to ready: s": "start-up",
@@ -223,9 +226,7 @@ def _lines_of_code() -> int:
 
 
 def _lines_of_config() -> int:
-    file = PROJECT / "serve_config.four_models.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    block = config["applications"][0]["deployments"][-1]
+    *_, block = ServeConfig.read(PROJECT / "configs/four_models.yaml").classifiers()
     return 1 + len(block) + len(block["user_config"])
 
 

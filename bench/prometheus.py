@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
-from deployments.local import free_ports
 from deployments.settings import PROJECT
+from launcher.processes import free_ports
 
 _READY_WITHIN_S = 30.0
 _PORTS = free_ports()

@@ -1,6 +1,6 @@
-"""The service, with a switch for its metrics, request log and ids: what bench.observability turns.
+"""The service with a switch for its telemetry, which bench.observability turns.
 
-In the same processes, since two services side by side differ by more than observing costs.
+One service is switched, since two services side by side differ by more than observing costs.
 """
 
 from __future__ import annotations
@@ -8,90 +8,61 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
-from deployments import api, classifier, grouping, metrics, preprocessor, problems, request_log
-from deployments.classifier import Classifier
-from deployments.ingress import Ingress
-from deployments.preprocessor import Preprocessor
+from deployments.http.ingress import Ingress
+from deployments.pipeline.classifier import Classifier
+from deployments.pipeline.preprocessor import Preprocessor
 from deployments.settings import Settings, parse
+from deployments.telemetry.recorder import Recorder
+from launcher.processes import RUN
 
-OFF = "observing-is-off"  # a file in the run directory; while it is there, nothing is observed
-_LOOK_EVERY_S = 0.1
+OFF = "observing-is-off"  # a file in the run directory; while it exists, nothing is observed
+_POLL_EVERY_S = 0.1
 
 
 def build(args: dict[str, Any]) -> Application:
     """Ray Serve's application builder: the composition of deployments.app, with a switch."""
     settings = parse(Settings, args)
-    behind = serve.deployment(name="Classifier")(SwitchableClassifier).bind(settings)
-    before = serve.deployment(name="Preprocessor")(SwitchablePreprocessor).bind([behind], settings)
-    first = serve.deployment(name="Ingress")(serve.ingress()(SwitchableIngress))
-    return first.bind(before, [behind], settings)
+    classifier = serve.deployment(name="Classifier")(SwitchableClassifier).bind(settings)
+    preprocessor = serve.deployment(name="Preprocessor")(SwitchablePreprocessor).bind(
+        [classifier], settings
+    )
+    ingress = serve.deployment(name="Ingress")(serve.ingress()(SwitchableIngress))
+    return ingress.bind(preprocessor, [classifier], settings)
 
 
 class SwitchableClassifier(Classifier):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._switch = _keep_looking()
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, SwitchableRecorder())
 
 
 class SwitchablePreprocessor(Preprocessor):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._switch = _keep_looking()
+    def __init__(self, classifiers: Sequence[Any], settings: Settings) -> None:
+        super().__init__(classifiers, settings, SwitchableRecorder())
 
 
 class SwitchableIngress(Ingress):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._switch = _keep_looking()
+    def __init__(self, preprocessor: Any, classifiers: Sequence[Any], settings: Settings) -> None:
+        super().__init__(preprocessor, classifiers, settings, SwitchableRecorder())
 
 
-class _NoEntry(request_log.Entry):
-    """One for all requests, that keeps nothing."""
-
-    class _Nowhere(list[Any]):
-        def append(self, _: Any) -> None:
-            """Forget it."""
+class SwitchableRecorder(Recorder):
+    """Enabled while the file OFF does not exist."""
 
     def __init__(self) -> None:
-        super().__init__("")
-        self.traces = self._Nowhere()
+        super().__init__()
+        self._off = Path(os.environ[RUN]) / OFF
+        self._polling = asyncio.get_running_loop().create_task(
+            self._poll(), context=contextvars.Context()
+        )
 
-
-def _keep_looking() -> asyncio.Task[None]:
-    """Turn what observes off and on in this process, which is a replica's."""
-    off, without = Path(os.environ["MLC_RUN"]) / OFF, _without()
-    observing = [(target, name, getattr(target, name)) for target, name, _ in without]
-
-    async def look() -> None:
+    async def _poll(self) -> None:
         while True:
-            for target, name, it in without if off.exists() else observing:
-                setattr(target, name, it)
-            await asyncio.sleep(_LOOK_EVERY_S)
-
-    return asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
-
-
-def _without() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """What observes, as (module or class, name), and what takes its place."""
-    entry = _NoEntry()
-
-    def nothing(*_: Any, **__: Any) -> None: ...
-
-    def no_entry(scope: Any) -> Any:
-        return scope.setdefault("mlc.request_log_entry", entry)
-
-    recording = (api, classifier, grouping, metrics, preprocessor, problems, request_log)
-    return [
-        *((module, "record", nothing) for module in recording),
-        (metrics.Predictions, "observe", nothing),
-        (preprocessor, "format_of", nothing),
-        (api, "begin_entry", no_entry),
-        (request_log.RequestLog, "end", nothing),
-    ]
+            self.enabled = not self._off.exists()
+            await asyncio.sleep(_POLL_EVERY_S)

@@ -9,10 +9,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments.classifier import Classifier
-from deployments.ingress import Ingress
-from deployments.preprocessor import Preprocessor
-from deployments.routing import ROUTER
+from deployments.http.ingress import Ingress
+from deployments.pipeline.classifier import Classifier
+from deployments.pipeline.preprocessor import Preprocessor
+from deployments.pipeline.routing import ROUTER
 from deployments.settings import Settings, parse
 
 logger = logging.getLogger("ray.serve")

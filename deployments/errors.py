@@ -1,15 +1,15 @@
-"""What the service can answer instead of labels, and where on a photo's way it is decided.
+"""What the service answers instead of labels, and where on a photo's way that is decided.
 
     HTTP ── ingress ── group ── preprocessor ── images ── classifier
               │                     │                        │
               ├─ RequestError       ├─ PhotoFault            ├─ DeadlinePassed
-              ├─ Overloaded         │  (mlc_core.errors)     └─ WrongImageSize: never leaves the
-              ├─ DeadlinePassed     └─ DeadlinePassed           preprocessor, which decodes again
+              ├─ Overloaded         │  (mlc_core.errors)     └─ WrongImageSize: the preprocessor
+              ├─ DeadlinePassed     └─ DeadlinePassed           decodes again, clients never see it
               ├─ ShuttingDown
               └─ Unavailable: no replica behind the ingress answers
 
-Errors cross from one deployment to another as values, one for each photo; `problems` turns
-them into HTTP, and nothing else does. Each takes one argument, so that it can be pickled.
+Errors cross from one deployment to another as values, one for each photo. `http.problems` is the
+one place that turns them into HTTP. Each takes one argument, so that it can be pickled.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mlc_core.spec import ImageSize
 
 
 class RequestError(Exception):
-    """The HTTP request itself is wrong; `problems` names the status of each subclass."""
+    """The HTTP request itself is wrong; `http.problems` names the status of each subclass."""
 
 
 class MalformedRequest(RequestError):
-    """A parameter, a form or a body that can't be understood."""
+    """A parameter, a form or a body that can't be parsed."""
 
 
 class RequestTooLarge(RequestError):
@@ -30,15 +30,15 @@ class RequestTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The declared type is of no image."""
+    """The declared type is not an image."""
 
 
 class ClientLeft(RequestError):
-    """The client hung up before a batch took its photo; nobody will read the answer."""
+    """The client closed its connection before its answer was ready."""
 
 
 class UploadTooSlow(RequestError):
-    """The body did not arrive in the time it is given."""
+    """The body did not arrive within the upload timeout."""
 
 
 class ServiceError(Exception):
@@ -46,11 +46,11 @@ class ServiceError(Exception):
 
 
 class Overloaded(ServiceError):
-    """More photos wait than may."""
+    """A queue is full."""
 
 
 class DeadlinePassed(ServiceError):
-    """No answer within the time that a request is given."""
+    """No answer within the deadline of a request."""
 
 
 class ShuttingDown(ServiceError):

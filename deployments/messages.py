@@ -1,20 +1,40 @@
-"""What crosses from one deployment to another.
-
-Plain tuples of bytes and numbers, which pickle fast. Deadlines travel as the seconds that are
-left, since clocks differ from node to node.
-"""
+"""What crosses from one deployment to another: plain tuples of bytes and numbers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlc_core.labels import Choice
 
 Answer = bytes | Exception  # the JSON that answers one photo, or why there is none
 
-PROBE_ID = "readiness-probe"  # a request id; what carries it is no traffic
+PROBE_ID = "readiness-probe"  # the request id of the probe's photo, which is no traffic
+
+
+class Deadline:
+    """A point on this process' monotonic clock.
+
+    A pickled deadline carries the seconds that are left, since clocks differ from node to node.
+    It does not count time on the wire.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds)
+
+    def left_s(self) -> float:
+        """Seconds until then; negative when it has passed."""
+        return self.at - time.monotonic()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Deadline.after, (self.left_s(),)
 
 
 class Photo(NamedTuple):
@@ -26,54 +46,66 @@ class Photo(NamedTuple):
 
     data: bytes
     choice: Choice
-    left_s: float
     request_id: str
 
 
-class Images(NamedTuple):
-    """A group of decoded photos on its way from the preprocessor to the classifier.
+class PhotoGroup(NamedTuple):
+    """Photos that go to the preprocessor in one call.
 
     Attributes:
-        data: uint8 (N, height_px, width_px, 3), RGB, C order.
+        deadline: the latest of the photos'; the ingress answers a photo whose own passes earlier.
+    """
+
+    photos: Sequence[Photo]
+    deadline: Deadline
+
+
+class ImageGroup(NamedTuple):
+    """Decoded photos that go to a classifier in one call.
+
+    Attributes:
+        pixels: uint8 (N, height_px, width_px, 3), RGB, C order.
         choices: N of them.
-        left_s: seconds until the deadline of each, N of them.
         request_ids: of the requests that sent them, for logs, N of them.
     """
 
-    data: bytes
+    pixels: bytes
     height_px: int
     width_px: int
     choices: Sequence[Choice]
-    left_s: Sequence[float]
     request_ids: Sequence[str]
+    deadline: Deadline
 
 
 class Trace(NamedTuple):
-    """What a group met behind the ingress: the same for all its photos, told once for them.
+    """Where a group's time went behind the ingress; its photos share one.
 
     Attributes:
-        stages_s: stage, by the names of metrics.STAGE_S -> seconds.
-        batch: images in the batch that the engine ran; 0 when it ran none.
+        stages_s: stage, by the names of catalogue.STAGE_DURATION -> seconds.
+        batch_size: images in the batch that the engine ran; 0 when it ran none.
         model: name and version of the model that answered; "" when none did.
     """
 
     stages_s: Mapping[str, float]
-    batch: int
+    batch_size: int
     model: str
 
+    @classmethod
+    def merge(cls, parts: Sequence[Trace]) -> Trace:
+        """The trace of photos that went several ways in parallel: of each stage, the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        stages_s: dict[str, float] = {}
+        for part in parts:
+            for stage, spent_s in part.stages_s.items():
+                stages_s[stage] = max(spent_s, stages_s.get(stage, 0.0))
+        models = dict.fromkeys(part.model for part in parts if part.model)
+        largest = max((part.batch_size for part in parts), default=0)
+        return cls(stages_s, largest, "+".join(models))
 
-class Answers(NamedTuple):
-    """The answers to a group, in its order, and what it met."""
+
+class GroupAnswers(NamedTuple):
+    """The answers to a group, in its order, and its trace."""
 
     answers: Sequence[Answer]
     trace: Trace
-
-
-def left_s(deadline: float) -> float:
-    """Seconds until a deadline of this process' monotonic clock."""
-    return deadline - time.monotonic()
-
-
-def deadline(left_s: float) -> float:
-    """The deadline on this process' monotonic clock; time on the wire is not counted."""
-    return time.monotonic() + left_s

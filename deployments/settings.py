@@ -1,6 +1,7 @@
-"""What an operator chooses: the `args` and `user_config` of serve_config.yaml, typed.
+"""What an operator chooses: the `args` and `user_config` of a Serve config, typed.
 
-A key that does not exist, or a value of the wrong type, fails the deployment with its name.
+This module is the one home of their defaults. A key that does not exist, or a value of the wrong
+type, fails the deployment with its name. `make generate` writes docs/settings.md from here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
 )
-from pydantic import ValidationError as _ValidationError
 
-from deployments.batching import Bounds
-from mlc_core.engine import EngineName, Precision
+from mlc_core.engines.engine import EngineName, Precision
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -32,81 +32,113 @@ class _Strict(BaseModel):
 class Limits(_Strict):
     """What one request may carry."""
 
-    photo_bytes: PositiveInt = 10 * 2**20
-    photo_pixels: PositiveInt = 50_000_000
-    batch_photos: PositiveInt = 32
-    batch_bytes: PositiveInt = 64 * 2**20
+    max_photo_bytes: PositiveInt = Field(default=10 * 2**20, description="bytes of one photo")
+    max_photo_pixels: PositiveInt = Field(
+        default=50_000_000, description="pixels of one photo, width × height"
+    )
+    max_request_photos: PositiveInt = Field(default=32, description="photos of one batch request")
+    max_request_bytes: PositiveInt = Field(
+        default=64 * 2**20, description="bytes of one batch request"
+    )
 
 
-class Grouping(_Strict):
-    """How the ingress groups photos, for each of its two lanes: small photos and large ones."""
+class LaneSettings(_Strict):
+    """One of the ingress' two queues of photos, and the groups that leave it."""
 
-    photos: PositiveInt = 32
-    size_bytes: PositiveInt = 3 * 2**20  # a gRPC message between replicas holds 4 MiB
-    in_flight: PositiveInt = 2
-    waiting: PositiveInt = 512
+    max_photos: PositiveInt = Field(default=32, description="photos of one group")
+    max_bytes: PositiveInt = Field(
+        default=3 * 2**20,
+        description="bytes of one group; a larger photo goes alone. A gRPC message between "
+        "replicas holds 4 MiB",
+    )
+    max_in_flight: PositiveInt = Field(
+        default=2,
+        description="groups on their way at the same time. With two, the preprocessor decodes one "
+        "while the classifier runs the other. The second starts when as many photos wait as the "
+        "first took, when the first is back, or after 0.1 s",
+    )
+    max_waiting: PositiveInt = Field(
+        default=512, description="photos that may wait; the ingress refuses one more with 503"
+    )
 
-    def bounds(self) -> Bounds:
-        return Bounds(self.photos, self.size_bytes, self.in_flight, self.waiting)
 
+class BatchingSettings(_Strict):
+    """How a classifier batches images."""
 
-class Batching(_Strict):
-    """How the classifier batches images."""
-
-    images: PositiveInt = 64
-    in_flight: PositiveInt = 1
-    waiting: PositiveInt = 2048
-
-    def bounds(self) -> Bounds:
-        return Bounds(self.images, 2**40, self.in_flight, self.waiting)
+    max_images: PositiveInt = Field(default=64, description="images of one batch")
+    max_in_flight: PositiveInt = Field(default=1, description="batches that run at the same time")
+    max_waiting: PositiveInt = Field(
+        default=2048, description="images that may wait; the classifier refuses one more with 503"
+    )
 
 
 Level = Literal["info", "warning", "error", "off"]
 
 
-class RequestLogging(_Strict):
-    """Which requests get a line in the log.
+class RequestLogSettings(_Strict):
+    """Which requests get a line in the request log."""
 
-    Attributes:
-        level: the least that is written; an answer is info, a 4xx warning, a 5xx error.
-        sample: share of the info lines that is written, chosen by request id.
-    """
-
-    level: Level = "info"
-    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    level: Level = Field(
+        default="info",
+        description="the lowest level that is written: an answer is info, 4xx warning, 5xx error",
+    )
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0, description="share of the info lines that is written, chosen by request id"
+    )
 
 
 class Settings(_Strict):
     """The `args` of the application."""
 
     limits: Limits = Limits()
-    deadline_s: PositiveFloat = 10.0
-    upload_timeout_s: PositiveFloat = 30.0
-    retry_after_s: PositiveInt = 1
-    large_photo_bytes: PositiveInt = 64 * 2**10
-    small_photos: Grouping = Grouping()
-    large_photos: Grouping = Grouping(photos=8)
-    batching: Batching = Batching()
-    classifiers: list[str] = Field(
-        ["Classifier"],
-        min_length=1,
-        description="names of the classifier deployments; each answers the heads of the model in "
-        "its user_config, all models take images of the same size",
+    deadline_s: PositiveFloat = Field(
+        default=10.0, description="seconds from the end of an upload to its answer; then 504"
     )
-    decode_threads: PositiveInt = 2
-    request_log: RequestLogging = RequestLogging()
-    metrics_endpoint: bool = Field(True, description="whether GET /metrics answers")
+    upload_timeout_s: PositiveFloat = Field(
+        default=30.0, description="seconds that a body may take to arrive; then 408"
+    )
+    retry_after_s: PositiveInt = Field(default=1, description="the `Retry-After` of a 503, seconds")
+    large_photo_bytes: PositiveInt = Field(
+        default=64 * 2**10, description="from this size on, a photo goes to the large lane"
+    )
+    small_lane: LaneSettings = LaneSettings()
+    large_lane: LaneSettings = LaneSettings(max_photos=8, max_waiting=128)
+    batching: BatchingSettings = BatchingSettings()
+    classifiers: list[str] = Field(
+        default=["Classifier"],
+        min_length=1,
+        description="names of the classifier deployments. Each answers the heads of the model in "
+        "its `user_config`; all models take images of the same size",
+    )
+    decode_threads: PositiveInt = Field(
+        default=2, description="threads of a preprocessor that decode, for each lane"
+    )
+    request_log: RequestLogSettings = RequestLogSettings()
+    metrics_endpoint: bool = Field(default=True, description="whether `GET /metrics` answers")
 
 
 class ClassifierConfig(_Strict):
-    """The `user_config` of the classifier: what `serve deploy` changes without a restart."""
+    """The `user_config` of a classifier: what `serve deploy` changes without a restart."""
 
-    model: str = Field(description="directory of an artifact; relative to the project's root")
-    engine: EngineName = "onnxruntime"
-    precision: Precision = "float32"
-    threads: NonNegativeInt = 1
-    emulated_batch_s: NonNegativeFloat = Field(0.0, description="of `engine: emulated`, any batch")
-    emulated_image_s: NonNegativeFloat = Field(0.0, description="and for each image in it, added")
+    model: str = Field(
+        description="directory of an artifact; a relative path starts at the project's root"
+    )
+    engine: EngineName = Field(
+        default="onnxruntime", description="`tensorflow` for a GPU, `emulated` for rehearsals"
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="`int8` with onnxruntime, if the artifact has it; `bfloat16` with tensorflow",
+    )
+    threads: NonNegativeInt = Field(
+        default=1, description="threads of one inference; 0 leaves it to the engine"
+    )
+    emulated_batch_s: NonNegativeFloat = Field(
+        default=0.0, description="with `engine: emulated`, seconds that any batch takes"
+    )
+    emulated_image_s: NonNegativeFloat = Field(
+        default=0.0, description="with `engine: emulated`, seconds that each image adds"
+    )
 
     @property
     def model_path(self) -> Path:
@@ -116,38 +148,30 @@ class ClassifierConfig(_Strict):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse(kind: type[Model], values: Any) -> Model:
+def parse(kind: type[Model], values: Any, source: str = "the Serve config") -> Model:
     """Check what an operator wrote.
+
+    Args:
+        source: the name of the file that the values come from.
 
     Raises:
         ValueError: names every wrong key, its value and what was expected.
     """
     try:
         return kind.model_validate(values)
-    except _ValidationError as error:
+    except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or kind.__name__} = {fault['input']!r}: "
             f"{_expected(kind, fault)}"
             for fault in error.errors()
         )
-        raise ValueError(f"serve_config.yaml: {faults}") from error
-
-
-def check(config: dict[str, Any]) -> None:
-    """Check our part of a Serve config before anything is started.
-
-    Raises:
-        ValueError: names every wrong key, its value and what was expected.
-    """
-    for application in config["applications"]:
-        if application["import_path"] == "deployments.app:build":
-            settings = parse(Settings, application.get("args", {}))
-            for deployment in application.get("deployments", []):
-                if deployment["name"] in settings.classifiers:
-                    parse(ClassifierConfig, deployment.get("user_config"))
+        raise ValueError(f"{source}: {faults}") from error
 
 
 def _expected(kind: type[BaseModel], fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return f"no such key; expected one of {', '.join(kind.model_fields)}"
-    return str(fault["msg"])
+    if fault["type"] != "extra_forbidden":
+        return str(fault["msg"])
+    for key in fault["loc"][:-1]:  # down to the mapping that has the unknown key
+        field = kind.model_fields[key].annotation
+        kind = field if isinstance(field, type) and issubclass(field, BaseModel) else kind
+    return f"no such key; expected one of {', '.join(kind.model_fields)}"

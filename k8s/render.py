@@ -1,4 +1,4 @@
-"""Makes what the manifests embed from its one source: `python -m k8s.render`.
+"""Makes what the manifests embed from its one source; `make generate` writes the files.
 
 kustomize reads no file outside its own directory and merges no YAML inside a string, so:
 
@@ -15,17 +15,19 @@ from typing import Any
 
 import yaml
 
-K8S = Path(__file__).resolve().parent
-PROJECT = K8S.parent
-_NOTE = "# Made by `python -m k8s.render`.\n"
+from deployments.serve_config import merge
+from deployments.settings import PROJECT
+
+K8S = PROJECT / "k8s"
+_NOTE = "# Made by `make generate`.\n"
 
 
 def rendered() -> dict[Path, str]:
-    """Every file that is made, with what has to be in it."""
+    """Every generated file, with its contents."""
     config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text(encoding="utf-8"))
-    base = merged(config, _patch(K8S / "base"))
+    base = merge(config, _patch(K8S / "base"))
     configs = {K8S / "base": base} | {
-        patch.parent: merged(base, _patch(patch.parent))
+        patch.parent: merge(base, _patch(patch.parent))
         for patch in sorted(K8S.glob("overlays/*/serve_config.patch.yaml"))
     }
     rules = yaml.safe_load((PROJECT / "monitoring/rules.yaml").read_text(encoding="utf-8"))
@@ -42,33 +44,8 @@ def rendered() -> dict[Path, str]:
     }
 
 
-def merged(value: Any, difference: Any) -> Any:
-    """A value with a difference applied: mappings by key, lists of named mappings by name.
-
-    Raises:
-        ValueError: a list's difference names nothing that is there.
-    """
-    if isinstance(value, dict) and isinstance(difference, dict):
-        return value | {key: merged(value.get(key), part) for key, part in difference.items()}
-    if isinstance(value, list) and all(_is_named(item) for item in (*value, *difference)):
-        parts = {part["name"]: part for part in difference}
-        if unknown := parts.keys() - {item["name"] for item in value}:
-            raise ValueError(f"no such name: {', '.join(sorted(unknown))}")
-        return [merged(item, parts.get(item["name"], {})) for item in value]
-    return difference
-
-
-def main() -> None:
-    for path, text in rendered().items():
-        path.write_text(text, encoding="utf-8")
-
-
 def _patch(folder: Path) -> Any:
     return yaml.safe_load((folder / "serve_config.patch.yaml").read_text(encoding="utf-8"))
-
-
-def _is_named(item: Any) -> bool:
-    return isinstance(item, dict) and "name" in item
 
 
 def _object(version: str, kind: str, spec: dict[str, Any]) -> str:
@@ -91,7 +68,3 @@ _Dumper.add_representer(str, _text)
 
 def _dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What a run finds beyond Locust's own statistics; workers send theirs to the master."""
+"""What a run counts beyond Locust's own statistics. Workers send theirs to the master."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ import gevent
 from locust.env import Environment
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.percentiles import percentile
+
 _EVERY_S = 2.0
 _REPLICAS = "ray_serve_deployment_replica_healthy"
 
 
 @dataclass
 class Findings:
-    """Of one process, or of all where workers report to it.
+    """The counts of one process, or of all workers that report to it.
 
     Attributes:
-        counts: `arrivals` that were meant to be sent, `dropped` ones of them; `refused` requests;
-            `photos` that were answered well.
+        counts: `arrivals` that were due, `dropped` ones of them; `refused` requests; `photos`
+            that were answered well.
         late: milliseconds that an arrival was sent later than intended -> how often.
         versions: model version -> requests it answered.
-        history: what `Sampler` writes.
-        problems: what makes the run say nothing of the service.
+        history: entries that `Sampler` writes.
+        problems: reasons why the run says nothing about the service.
         began: Unix time; Locust's own is that of the first worker's start.
     """
 
@@ -56,7 +58,7 @@ class Findings:
         return {"counts": self.counts, "late": self.late, "versions": self.versions}
 
     def clear(self) -> None:
-        """Forget the run before."""
+        """Forget the previous run."""
         for counter in self._counters().values():
             counter.clear()
         self.history.clear()
@@ -101,10 +103,10 @@ class Sampler:
 
     def _replicas(self) -> Counter[str]:
         try:
-            # In gevent's sockets: other users go on meanwhile.
+            # Through gevent's sockets: other users run meanwhile.
             with urlopen(f"{self._environment.host}/metrics", timeout=5) as answer:  # noqa: S310
                 text = answer.read().decode()
-        except OSError:  # no metrics, no curve; what became of requests is counted elsewhere
+        except OSError:  # no metrics, no curve; requests are counted elsewhere
             return Counter()
         return Counter(
             sample.labels["deployment"]
@@ -117,16 +119,6 @@ class Sampler:
 def _lines(lines: Iterable[str]) -> str:
     # The whole page takes the parser longer than the second until the next one.
     return "\n".join(line for line in lines if line.startswith(_REPLICAS))
-
-
-def percentile(times: Mapping[int, int], share: float) -> float:
-    """The value that `share` of a histogram's values do not exceed; NaN of none."""
-    left = share * sum(times.values())
-    for value in sorted(times):
-        left -= times[value]
-        if left <= 0:
-            return value
-    return float("nan")
 
 
 _OF: WeakKeyDictionary[Environment, Findings] = WeakKeyDictionary()

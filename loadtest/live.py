@@ -30,7 +30,9 @@ class _Run(Collector):
             yield CounterMetricFamily(
                 f"loadtest_{name}", "See Findings.counts.", value=findings.counts[name]
             )
-        latency = GaugeMetricFamily("loadtest_latency_s", "Lately.", labels=("quantile",))
+        latency = GaugeMetricFamily(
+            "loadtest_latency_seconds", "Of the last sample.", labels=("quantile",)
+        )
         if findings.history:
             latency.add_metric(("0.5",), findings.history[-1]["p50_s"])
             latency.add_metric(("0.99",), findings.history[-1]["p99_s"])

@@ -19,7 +19,7 @@ _TURN_S = 5.0
 class OneAgainstFour(Scenario):
     needs = ("against",)
 
-    def way_now(self, environment: Environment) -> tuple[str, str]:
+    def target(self, environment: Environment) -> tuple[str, str]:
         if int(time.monotonic() / _TURN_S) % 2:  # workers on one machine take turns together
             return environment.parsed_options.against, "four "  # type: ignore[union-attr]
         return "", "one "

@@ -14,7 +14,8 @@ from locust.env import Environment
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.findings import Findings, percentile
+from loadtest.findings import Findings
+from loadtest.percentiles import percentile
 from loadtest.slo import Objectives
 
 KEPT, MISSED, BROKEN = 0, 1, 2
@@ -48,7 +49,7 @@ def report(environment: Environment, findings: Findings, objectives: Objectives,
     line = {
         "scenario": type(environment.shape_class).__name__, "loop": loop, "peak": options.peak,
         "seconds": options.seconds, "measured": measured, "missed": missed, "broken": broken,
-        "ways": {name: _summary(each) for name, each in entries.items()},
+        "routes": {name: _summary(each) for name, each in entries.items()},
         "faults": {str(e.error): e.occurrences for e in environment.stats.errors.values()},
         "versions": dict(findings.versions), "replicas": _replicas(findings), "exit_code": code,
     }  # fmt: skip
@@ -87,7 +88,7 @@ def _broken(
 ) -> list[str]:
     reasons = list(findings.problems)
     if not measured["requests"]:
-        reasons.append("nothing was asked: is --host right, did the users start?")
+        reasons.append("no request was sent: is --host right, did the users start?")
     elif not measured["requests_per_s"]:
         reasons.append("nothing was answered well: is the service up?")
     if measured["late_p99_s"] > max(_LATE_SHARE * measured["p99_s"], _LATE_LEAST_S):
@@ -135,8 +136,8 @@ def _table(line: Mapping[str, Any], objectives: Objectives) -> str:
         bound = ">=" if name == "requests_per_s" else "<="
         asked = "" if limit is None else f"   asked {bound} {limit:g}"
         lines.append(f"{name:>16} {value:12.4g}{asked}{'   MISSED' * (name in line['missed'])}")
-    for name, way in line["ways"].items():
-        lines.append(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in way.items()))
+    for name, summary in line["routes"].items():
+        lines.append(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in summary.items()))
     lines += [f"{count} × {fault}" for fault, count in line["faults"].items()]
     for title in ("versions", "replicas"):
         lines += [f"{title}: {name} {value}" for name, value in line[title].items()]

@@ -21,15 +21,14 @@ from loadtest.findings import Findings, Sampler, of
 from loadtest.levels import steady
 from loadtest.live import serve_metrics
 from loadtest.report import report
-from loadtest.slo import load_objectives
+from loadtest.slo import OBJECTIVES, load_objectives
 from loadtest.traffic import photos
 from loadtest.users import ANSWERED_WITHIN_S, Arrivals, Shopper
 
 __all__ = ["Arrivals", "Scenario", "Shopper"]
 
-# Workers report every 3 s, and what they have not when the run ends is lost.
+# Workers report every 3 s. What they have not reported when the run ends is lost.
 _LAST_REPORTS_S = 4.0
-_FOLDER = Path(__file__).resolve().parent
 
 
 class Scenario(LoadTestShape):
@@ -48,13 +47,13 @@ class Scenario(LoadTestShape):
         """The load, as a share of its peak."""
         return steady(at_s, all_s)
 
-    def way_now(self, environment: Environment) -> tuple[str, str]:
-        """Where to send: what stands before the path, and the name it goes by in the report."""
+    def target(self, environment: Environment) -> tuple[str, str]:
+        """Where to send: the prefix of the path, and the prefix of its name in the report."""
         del environment
         return "", ""
 
     def tick(self) -> tuple[int, float, list[type[Any]]] | None:
-        """Locust's question, once a second: how many users, of which kind; None ends the run."""
+        """Locust asks once a second how many users of which kind to run; None ends the run."""
         runner: Any = self.runner
         options, at_s = runner.environment.parsed_options, float(self.get_run_time())
         distributed = isinstance(runner, MasterRunner)
@@ -64,7 +63,7 @@ class Scenario(LoadTestShape):
         if at_s >= options.seconds:
             return 0, 100.0, [kind]
         if options.open_loop:
-            # Sent on to the workers with the options: each takes its part of the rate.
+            # The workers get it with the options: each takes its share of the rate.
             options.senders = runner.worker_count if distributed else 1
             return options.senders, 100.0, [kind]
         users = round(options.peak * self.level(at_s, options.seconds))
@@ -78,7 +77,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add("--seconds", type=float, default=60, help="that the scenario takes")
     add("--open-loop", action="store_true", help="Poisson arrivals that wait for no answer")
     add("--photos", help="a directory of photos; drawn ones without it")
-    add("--slo", default=str(_FOLDER / "slo.yaml"), help="objectives")
+    add("--slo", default=str(OBJECTIVES), help="objectives")
     add("--out", default="loadtest-report", help="where plots and JSON go")
     add("--metrics-port", type=int, help="where Prometheus may scrape the run")
     add("--against", default="", help="URL of the other service, for one_against_four")
@@ -92,7 +91,7 @@ def _prepare(environment: Environment, runner: Any, **_: Any) -> None:
                if not getattr(options, need)]  # fmt: skip
     if missing:
         raise SystemExit(f"this scenario needs --{' and --'.join(missing)}; see --help")
-    # Whoever waits for an answer when the time is up still gets it.
+    # Requests in flight when the time is up still get their answers.
     environment.stop_timeout = max(environment.stop_timeout or 0.0, ANSWERED_WITHIN_S)
     if not isinstance(runner, MasterRunner):
         photos(options.photos)  # before the clock runs: drawing takes seconds

@@ -7,6 +7,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError
 
+OBJECTIVES = Path(__file__).with_name("slo.yaml")
+
 
 class Objectives(BaseModel):
     """Upper bounds, but for requests_per_s; None is not judged."""
@@ -20,7 +22,7 @@ class Objectives(BaseModel):
     requests_per_s: NonNegativeFloat | None = None
 
     def missed(self, measured: dict[str, float]) -> list[str]:
-        """The names of those that `measured`, by the same names, does not keep."""
+        """The names of the objectives that `measured`, by the same names, does not keep."""
         missed = []
         for name, asked in self.model_dump(exclude_none=True).items():
             kept = measured[name] >= asked if name == "requests_per_s" else measured[name] <= asked

@@ -41,7 +41,7 @@ class _Client(FastHttpUser):
         many = self.chance.random() < MANY.share
         sent = [self.traffic.next_photo() for _ in range(MANY.photos if many else 1)]
         scenario: Any = self.environment.shape_class
-        base, way = scenario.way_now(self.environment)
+        base, prefix = scenario.target(self.environment)
         path = "/v1/classify/batch" if many else "/v1/classify"
         request_id = uuid.uuid4().hex
         body: dict[str, Any] = {"data": sent[0][0]}
@@ -51,7 +51,7 @@ class _Client(FastHttpUser):
         else:
             headers["Content-Type"] = "application/octet-stream"
         with self.client.post(
-            base + path, name=f"{way}{path}", headers=headers, catch_response=True, **body
+            base + path, name=f"{prefix}{path}", headers=headers, catch_response=True, **body
         ) as answer:
             if intended is not None:
                 answer.request_meta["response_time"] = 1e3 * (time.perf_counter() - intended)

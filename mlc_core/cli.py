@@ -1,6 +1,6 @@
-"""The command `mlc`: train, evaluate, classify. It parses and prints; the work is done elsewhere.
+"""The command `mlc`: parses, calls the modules that do the work, and prints.
 
-What trains is imported when it is asked for: `mlc classify` starts without TensorFlow.
+Imports what trains only when it is needed: `mlc classify` starts without TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from mlc_core.artifact import load_artifact
-from mlc_core.engine import load_engine
+from mlc_core.engines.loading import load_engine
 from mlc_core.errors import MlcError, PhotoFault
-from mlc_core.labels import MAX_TOP_K, Choice, Labeller
+from mlc_core.labels import MAX_TOP_K, Choice, Labeller, parse_answer
 from mlc_core.photo import decode
-from mlc_core.spec import HEADS, ImageSize
+from mlc_core.spec import DEFAULT_IMAGE_SIZE, HEADS
 
 _MODEL = Path("models/fashion/1")
-_SIZE = ImageSize(height_px=80, width_px=60)  # of the photos in Fashion Product Images (Small)
 _BATCH = 32
 
 OK, FAILED, USAGE, SOME_PHOTOS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -33,7 +32,7 @@ _EXIT_CODES = f"""exit codes:
   {FAILED}    failed; the last line on stderr says why and what to do
   {USAGE}    the command line is wrong
   {SOME_PHOTOS_FAILED}    classify: some photos could not be read or decoded, the others were
-  {INTERRUPTED}  interrupted; training goes on from the last epoch when started again
+  {INTERRUPTED}  interrupted; the same command continues training from the last epoch
 """
 
 
@@ -70,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=run)
         return added
 
-    classify = command("classify", _classify, "print the labels of photos")
+    classify = command("classify", _print_labels, "print the labels of photos")
     classify.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
     classify.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
     classify.add_argument(
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--run",
         type=Path,
         help="directory of the checkpoints, default runs/NAME-VERSION; "
-        "training that was killed goes on from what is there",
+        "training continues from what is there",
     )
     train.add_argument(
         "--heads",
@@ -126,13 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where metrics.json and confusion-HEAD.png go, default runs/NAME-VERSION",
     )
 
-    quantize = command("quantize", _quantize, "add the int8 edition to a model")
+    quantize = command("quantize", _quantize, "add an int8 network to a model")
     quantize.add_argument("data", metavar="DATA", type=Path, help="the data set it was trained on")
     quantize.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
     return parser
 
 
-def _classify(options: argparse.Namespace) -> int:
+def _print_labels(options: argparse.Namespace) -> int:
     artifact = load_artifact(options.model)
     engine = load_engine("onnxruntime", artifact)
     labeller = Labeller(artifact.spec)
@@ -156,7 +155,7 @@ def _classify(options: argparse.Namespace) -> int:
         for path, answer in zip(
             paths, labeller.answers(engine.infer(np.stack(images)), choices), strict=True
         ):
-            fields = json.loads(answer)
+            fields = parse_answer(answer)
             if options.json:
                 print(json.dumps({"photo": str(path), **fields}, ensure_ascii=False))
             else:
@@ -168,8 +167,8 @@ def _classify(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     _quiet_tensorflow()
-    from mlc_core.production import produce_artifact  # noqa: PLC0415  (scipy, TensorFlow)
-    from mlc_core.training import Recipe  # noqa: PLC0415
+    from mlc_core.training.trainer import Recipe  # noqa: PLC0415
+    from mlc_core.training.workflow import train_from_source  # noqa: PLC0415  (scipy, TensorFlow)
 
     model = options.model or _next_version()
     chosen = {"epochs": options.epochs, "seed": options.seed, "precision": options.precision}
@@ -178,19 +177,21 @@ def _train(options: argparse.Namespace) -> int:
         **{key: value for key, value in chosen.items() if value is not None},
     )
     run = options.run or _run_directory(model)
-    artifact = produce_artifact(options.data, model, options.heads, _SIZE, recipe, run, _report)
+    artifact = train_from_source(
+        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, recipe, run, _report
+    )
     _print_metrics(artifact.metrics)
     print(f"saved {artifact.path}")
     return OK
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mlc_core.production import measure_artifact  # noqa: PLC0415  (scipy takes a second)
+    from mlc_core.training.workflow import evaluate_artifact  # noqa: PLC0415  (scipy takes a second)
 
     artifact = load_artifact(options.model)
     engine = load_engine("onnxruntime", artifact, threads=0)
     out = options.out or _run_directory(artifact.path)
-    metrics = measure_artifact(artifact, engine.infer, options.data, out, _report)
+    metrics = evaluate_artifact(artifact, engine.infer, options.data, out, _report)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     _print_metrics(metrics)
     print(f"wrote {out}/metrics.json and a confusion picture a head")
@@ -198,9 +199,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from mlc_core.production import quantize_artifact  # noqa: PLC0415  (scipy takes a second)
+    from mlc_core.training.workflow import quantize_trained  # noqa: PLC0415  (scipy takes a second)
 
-    artifact = quantize_artifact(load_artifact(options.model), options.data, _report)
+    artifact = quantize_trained(load_artifact(options.model), options.data, _report)
     if not artifact.int8_path.exists():
         return FAILED
     measured, heads = artifact.metrics["int8_accuracy"], artifact.metrics["heads"]

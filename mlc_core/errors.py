@@ -2,9 +2,9 @@
 
     photo bytes ── decode ──> image ── engine ──> probabilities ── labels
                      │
-                     └─ PhotoFault: the caller's photo, nobody else's
-                          UnsupportedFormat   bytes of no format we take
-                          UndecodablePhoto    a format we take, broken
+                     └─ PhotoFault: the fault of this one photo
+                          UnsupportedFormat   bytes of none of the accepted formats
+                          UndecodablePhoto    an accepted format, broken
                           PhotoTooLarge       more pixels than the limit
 
     data set ── training ──> artifact ── load ──> engine
@@ -21,11 +21,11 @@ class MlcError(Exception):
 
 
 class PhotoFault(MlcError):
-    """One photo can't be classified; the text is meant for who sent it."""
+    """One photo can't be classified; the text is meant for the client that sent it."""
 
 
 class UnsupportedFormat(PhotoFault):
-    """The bytes are of no image format that is taken."""
+    """The bytes are of none of the accepted image formats."""
 
 
 class UndecodablePhoto(PhotoFault):

@@ -1,15 +1,18 @@
-"""Probabilities to the labels of an answer, as JSON."""
+"""The JSON that answers a photo: written from probabilities, parsed, and merged.
+
+Replicas pass it on as bytes; no other module knows its keys.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlc_core.engine import Probabilities
+from mlc_core.engines.engine import Probabilities
 from mlc_core.spec import Spec
 
 MAX_TOP_K = 20
@@ -19,8 +22,8 @@ class Choice(NamedTuple):
     """How the labels of one photo are chosen.
 
     Attributes:
-        top_k: classes a head names, 1 to MAX_TOP_K: the label and top_k - 1 alternatives.
-        min_confidence: a head below it answers no label.
+        top_k: classes that a head names, 1 to MAX_TOP_K: the label and top_k - 1 alternatives.
+        min_confidence: a head with a lower confidence answers null instead of a label.
     """
 
     top_k: int = 1
@@ -28,7 +31,7 @@ class Choice(NamedTuple):
 
 
 class Labeller:
-    """Writes the answers of one model. Class names are encoded once, not for each photo."""
+    """Writes the answers of one model. It encodes the class names once, not for each photo."""
 
     def __init__(self, spec: Spec) -> None:
         self._model = json.dumps({"name": spec.name, "version": spec.version})
@@ -44,7 +47,7 @@ class Labeller:
             probabilities: head -> float32 (N, classes).
             choices: N of them.
         """
-        # As Python's own numbers, which are several times faster to look up and to write.
+        # Python's own numbers are several times faster to look up and to write than numpy's.
         best = {head: probabilities[head].argmax(axis=1).tolist() for head in self._classes}
         confidence = {head: probabilities[head].max(axis=1).tolist() for head in self._classes}
         answers = []
@@ -80,3 +83,43 @@ class Labeller:
             f'"{head}":{{"label":{label},"confidence":{confidence:.4f},'
             f'"alternatives":[{",".join(others)}]}}'
         )
+
+
+def parse_answer(answer: bytes) -> dict[str, Any]:
+    """The fields of an answer: `model` and `labels`."""
+    fields: dict[str, Any] = json.loads(answer)
+    return fields
+
+
+def merge_answers(answers: Sequence[bytes]) -> bytes:
+    """One answer with the labels of several models, for a photo that several models classified.
+
+    Raises:
+        ValueError: two of them name the same head.
+    """
+    fields = [parse_answer(answer) for answer in answers]
+    merged = {
+        "model": join_identities([each["model"] for each in fields]),
+        "labels": join_heads([each["labels"] for each in fields]),
+    }
+    return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def join_identities(models: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Names and versions of several models, each joined by "+"."""
+    return {key: "+".join(model[key] for model in models) for key in ("name", "version")}
+
+
+def join_heads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several models say of their heads, in one mapping.
+
+    Raises:
+        ValueError: two of them name the same head.
+    """
+    heads = {head: value for part in parts for head, value in part.items()}
+    if len(heads) < sum(map(len, parts)):
+        raise ValueError(
+            "two classifiers name the same head; `classifiers` in the Serve config needs models "
+            f"whose heads differ, they have {', '.join('/'.join(part) for part in parts)}"
+        )
+    return heads

@@ -28,6 +28,10 @@ class ImageSize:
         return f"{self.width_px}×{self.height_px}"
 
 
+# Of the photos in Fashion Product Images (Small); what training uses unless it is told otherwise.
+DEFAULT_IMAGE_SIZE = ImageSize(height_px=80, width_px=60)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A model's contract.

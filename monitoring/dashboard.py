@@ -1,4 +1,4 @@
-"""The Grafana dashboard: `python -m monitoring.dashboard` prints monitoring/dashboard.json.
+"""The Grafana dashboard; `make generate` writes monitoring/dashboard.json from it.
 
 Built with Grafana's own types, so that what is printed is what Grafana reads. Metrics are those of
 deployments/metrics.py and Serve's; the series with colons are recorded by monitoring/rules.yaml.
@@ -6,7 +6,6 @@ deployments/metrics.py and Serve's; the series with colons are recorded by monit
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from itertools import count
 
@@ -20,12 +19,15 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
 )
 
+from loadtest.slo import OBJECTIVES, load_objectives
+
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _APP = 'application=~"$application"'
 _CLASSIFY = f'{_APP}, route=~"/v1/classify.*"'
 _ANSWERED = f'{_APP}, route="/v1/classify", status="200"'
 _HEAD = f'{_APP}, head="$head"'
 _WIDE = 24  # columns that Grafana has
+_P99_S = load_objectives(OBJECTIVES).p99_s or 0.0
 
 
 @dataclass(frozen=True)
@@ -60,144 +62,255 @@ def _ratio(over: str, under: str, by: str) -> str:
     return f"{_rate(over, _APP, by)} / {_rate(under, _APP, by)}"
 
 
+_PREDICTIONS = _rate("ray_mlc_predictions_total", _APP, "version, head")
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Objectives": (
         Panel(
-            "Errors", "Share of the answers of 5 minutes that are 5xx; the objective is 0.1%.",
-            "percentunit", ((f"mlc:error_ratio:rate5m{{{_APP}}}", ""),), limits=(0.001, 0.0144),
+            "Errors",
+            "Share of the answers of 5 minutes that are 5xx; the objective is 0.1%.",
+            "percentunit",
+            ((f"mlc:error_ratio:rate5m{{{_APP}}}", ""),),
+            limits=(0.001, 0.0144),
         ),
         Panel(
-            "Slower than 0.5 s", "Share of the good answers of 5 minutes; the objective is 1%.",
-            "percentunit", ((f"mlc:slow_ratio:rate5m{{{_APP}}}", ""),), limits=(0.01, 0.144),
+            f"Slower than {_P99_S:g} s",
+            "Share of the good answers of 5 minutes; the objective is 1%.",
+            "percentunit",
+            ((f"mlc:slow_ratio:rate5m{{{_APP}}}", ""),),
+            limits=(0.01, 0.144),
         ),
         Panel(
-            "p99", "Of the good answers of 5 minutes.", "s",
-            ((f"mlc:request_p99_s:rate5m{{{_APP}}}", ""),), limits=(0.5, 2),
+            "p99",
+            "Of the good answers of 5 minutes.",
+            "s",
+            ((f"mlc:request_p99_seconds:rate5m{{{_APP}}}", ""),),
+            limits=(_P99_S, 4 * _P99_S),
         ),
         Panel(
-            "Requests a second", "To classify, over 5 minutes.", "reqps",
-            ((f"mlc:requests:rate5m{{{_APP}}}", ""),), limits=(),
+            "Requests a second",
+            "To classify, over 5 minutes.",
+            "reqps",
+            ((f"mlc:requests:rate5m{{{_APP}}}", ""),),
+            limits=(),
         ),
         Panel(
-            "Busiest engine", "Share of 5 minutes; over 90% queues grow.", "percentunit",
-            ((f"max(mlc:engine_busy:rate5m{{{_APP}}})", ""),), limits=(0.75, 0.9),
+            "Busiest engine",
+            "Share of 5 minutes; over 90% queues grow.",
+            "percentunit",
+            ((f"max(mlc:engine_busy:rate5m{{{_APP}}})", ""),),
+            limits=(0.75, 0.9),
         ),
         Panel(
-            "Alerts that fire", "docs/runbook.md says what to do about each.", "none",
+            "Firing alerts",
+            "docs/runbook.md says what to do about each.",
+            "none",
             (('count(ALERTS{alertname=~"Mlc.*", alertstate="firing"}) or vector(0)', ""),),
             limits=(1, 2),
         ),
     ),
     "Traffic and errors": (
         Panel(
-            "Requests a second, by route", "A batch is one.", "reqps",
-            ((_rate("ray_mlc_request_s_count", _CLASSIFY, "route"), "{{route}}"),), stacked=True,
+            "Requests a second, by route",
+            "A batch request counts once.",
+            "reqps",
+            ((_rate("ray_mlc_request_duration_seconds_count", _CLASSIFY, "route"), "{{route}}"),),
+            stacked=True,
         ),
         Panel(
-            "Photos answered a second, by status", "In a batch, each has its own.", "cps",
-            ((_rate("ray_mlc_answers_total", _APP, "status"), "{{status}}"),), stacked=True,
+            "Photos answered a second, by status",
+            "Each photo of a batch request has its own.",
+            "cps",
+            ((_rate("ray_mlc_photos_answered_total", _APP, "status"), "{{status}}"),),
+            stacked=True,
         ),
         Panel(
-            "Problems a second, by name", "Of photos and of requests; who is at fault.", "cps",
-            ((_rate("ray_mlc_problems_total", _APP, "problem"), "{{problem}}"),), stacked=True,
+            "Problems a second, by name",
+            "Of photos and of requests; the name tells the cause.",
+            "cps",
+            ((_rate("ray_mlc_problems_total", _APP, "problem"), "{{problem}}"),),
+            stacked=True,
         ),
         Panel(
-            "Photos a second, by format", "Told by their bytes.", "cps",
-            ((_rate("ray_mlc_photos_total", _APP, "format"), "{{format}}"),), stacked=True,
+            "Photos a second, by format",
+            "By what their bytes show.",
+            "cps",
+            ((_rate("ray_mlc_photos_received_total", _APP, "format"), "{{format}}"),),
+            stacked=True,
         ),
     ),
     "Latency": (
         Panel(
-            "Of a request for one photo", "Answered well, from its head to its answer.", "s",
-            tuple((_quantile(share, "ray_mlc_request_s", _ANSWERED), f"p{100 * share:.0f}")
-                  for share in (0.5, 0.9, 0.99)),
+            "Requests for one photo",
+            "Answered well; from the end of the upload to the answer.",
+            "s",
+            tuple(
+                (
+                    _quantile(share, "ray_mlc_request_duration_seconds", _ANSWERED),
+                    f"p{100 * share:.0f}",
+                )
+                for share in (0.5, 0.9, 0.99)
+            ),
         ),
         Panel(
-            "p99 by stage", "The one that grew is where to look.", "s",
-            ((_quantile(0.99, "ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),),
+            "p99 by stage",
+            "Look at the stage that grew.",
+            "s",
+            ((_quantile(0.99, "ray_mlc_stage_duration_seconds", _APP, "stage"), "{{stage}}"),),
         ),
         Panel(
-            "p50 by stage", "Where the time goes on an ordinary day.", "s",
-            ((_quantile(0.5, "ray_mlc_stage_s", _APP, "stage"), "{{stage}}"),),
+            "p50 by stage",
+            "Where the time goes normally.",
+            "s",
+            ((_quantile(0.5, "ray_mlc_stage_duration_seconds", _APP, "stage"), "{{stage}}"),),
         ),
         Panel(
-            "Budget burn", "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
-            "14.4 pages, 6 for six hours makes a ticket.", "none",
-            ((f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
-             (f"mlc:slow_ratio:rate1h{{{_APP}}} / 0.01", "slow answers")),
+            "Budget burn",
+            "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
+            "14.4 pages, 6 for six hours makes a ticket.",
+            "none",
+            (
+                (f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
+                (f"mlc:slow_ratio:rate1h{{{_APP}}} / 0.01", "slow answers"),
+            ),
         ),
     ),
     "Batching and queues": (
         Panel(
-            "Items in a group or batch, mean", "They fill as load grows.", "none",
-            ((_ratio("ray_mlc_batched_items_total", "ray_mlc_batch_items_count", "queue"),
-              "{{queue}}"),),
+            "Mean size of groups and batches",
+            "They fill as load grows.",
+            "none",
+            (
+                (
+                    _ratio("ray_mlc_batched_items_total", "ray_mlc_batch_size_count", "queue"),
+                    "{{queue}}",
+                ),
+            ),
         ),
         Panel(
-            "Groups and batches a second", "Each is a call, or a run of the engine.", "cps",
-            ((_rate("ray_mlc_batch_items_count", _APP, "queue"), "{{queue}}"),),
+            "Groups and batches a second",
+            "A group is one call, a batch one run of the engine.",
+            "cps",
+            ((_rate("ray_mlc_batch_size_count", _APP, "queue"), "{{queue}}"),),
         ),
         Panel(
-            "Photos that wait", "Not taken by a group or batch yet; read every 2 s.", "none",
-            ((f"sum by (queue) (ray_mlc_waiting{{{_APP}}})", "{{queue}}"),),
+            "Queue length",
+            "Photos that wait for a group or batch; read every 2 s.",
+            "none",
+            ((f"sum by (queue) (ray_mlc_queue_length{{{_APP}}})", "{{queue}}"),),
         ),
     ),
     "Replicas and autoscaling": (
         Panel(
-            "Replicas", "Healthy ones.", "none",
-            ((f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{_APP}}})",
-              "{{deployment}}"),),
+            "Replicas",
+            "Healthy ones.",
+            "none",
+            (
+                (
+                    f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{_APP}}})",
+                    "{{deployment}}",
+                ),
+            ),
         ),
         Panel(
-            "Replicas that autoscaling asks for", "Where it is on.", "none",
-            ((f"max by (deployment) (ray_serve_autoscaling_target_replicas{{{_APP}}})",
-              "{{deployment}}"),),
+            "Replicas wanted by autoscaling",
+            "Of deployments that autoscale.",
+            "none",
+            (
+                (
+                    f"max by (deployment) (ray_serve_autoscaling_target_replicas{{{_APP}}})",
+                    "{{deployment}}",
+                ),
+            ),
         ),
         Panel(
-            "Engine busy", "Share of its batch slots in use, by replica.", "percentunit",
-            ((f"rate(ray_mlc_engine_busy_s_total{{{_APP}}}[$__rate_interval])", "{{replica}}"),),
+            "Engine busy",
+            "Share of its batch slots in use, by replica.",
+            "percentunit",
+            (
+                (
+                    f"rate(ray_mlc_engine_busy_seconds_total{{{_APP}}}[$__rate_interval])",
+                    "{{replica}}",
+                ),
+            ),
         ),
     ),
     "Model": (
         Panel(
-            "In service", "Replicas, by what they answer with.", "none",
-            ((f"count by (model, version, engine, precision) (ray_mlc_model_in_service{{{_APP}}})",
-              "{{model}} {{version}}, {{engine}} {{precision}}"),),
+            "Model in service",
+            "Replicas, by model, engine and precision.",
+            "none",
+            (
+                (
+                    f"count by (model, version, engine, precision) (ray_mlc_model_info{{{_APP}}})",
+                    "{{model}} {{version}}, {{engine}} {{precision}}",
+                ),
+            ),
         ),
         Panel(
-            "Photos a second, by version", "A roll-out passes from one to the other.", "cps",
-            ((f"max by (version) ({_rate('ray_mlc_predictions_total', _APP, 'version, head')})",
-              "{{version}}"),), stacked=True,
+            "Photos a second, by version",
+            "A roll-out moves them from one to the other.",
+            "cps",
+            (
+                (
+                    f"max by (version) ({_PREDICTIONS})",
+                    "{{version}}",
+                ),
+            ),
+            stacked=True,
         ),
         Panel(
-            "Load and warm-up", "Of the slowest replica.", "s",
-            ((f"max(ray_mlc_model_load_s{{{_APP}}})", "load"),
-             (f"max(ray_mlc_model_warm_up_s{{{_APP}}})", "warm-up")),
+            "Load and warm-up time",
+            "Of the slowest replica.",
+            "s",
+            (
+                (f"max(ray_mlc_model_load_seconds{{{_APP}}})", "load"),
+                (f"max(ray_mlc_model_warm_up_seconds{{{_APP}}})", "warm-up"),
+            ),
         ),
         Panel(
-            "Updates", "Since the replicas started; stuck ones serve the model before.", "none",
-            ((f"sum by (outcome) (ray_mlc_model_updates_total{{{_APP}}})", "{{outcome}}"),
-             (f"sum(ray_mlc_model_update_stuck{{{_APP}}})", "stuck now")),
+            "Model updates",
+            "Since the replicas started; stuck replicas serve the previous model.",
+            "none",
+            (
+                (f"sum by (outcome) (ray_mlc_model_updates_total{{{_APP}}})", "{{outcome}}"),
+                (f"sum(ray_mlc_model_update_stuck{{{_APP}}})", "stuck now"),
+            ),
         ),
     ),
     "Predictions and confidence": (
         Panel(
-            "Confidence, mean", "It sinks when the model meets photos it was not trained for.",
+            "Mean confidence",
+            "It falls when the model meets unfamiliar photos.",
             "percentunit",
-            ((_ratio("ray_mlc_confidence_of_all_total", "ray_mlc_labels_total",
-                     "head, version"), "{{head}}, version {{version}}"),),
+            (
+                (
+                    _ratio(
+                        "ray_mlc_label_confidence_total", "ray_mlc_labels_total", "head, version"
+                    ),
+                    "{{head}}, version {{version}}",
+                ),
+            ),
         ),
         Panel(
-            "Confidence, least sure tenth", "Moves first.", "percentunit",
-            ((_quantile(0.1, "ray_mlc_confidence", _APP, "head, version"),
-              "{{head}}, version {{version}}"),),
+            "Confidence, 10th percentile",
+            "It falls first.",
+            "percentunit",
+            (
+                (
+                    _quantile(0.1, "ray_mlc_confidence_ratio", _APP, "head, version"),
+                    "{{head}}, version {{version}}",
+                ),
+            ),
         ),
         Panel(
-            "Classes named most: $head", "What the shop sends.", "cps",
+            "Most frequent classes: $head",
+            "What the shop sends.",
+            "cps",
             ((f"topk(8, {_rate('ray_mlc_predictions_total', _HEAD, 'class')})", "{{class}}"),),
         ),
     ),
-}  # fmt: skip
+}
 
 
 def build() -> dashboard.Dashboard:
@@ -213,11 +326,13 @@ def build() -> dashboard.Dashboard:
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").type("prometheus"))
         .with_variable(
-            _variable("application", "label_values(ray_mlc_request_s_count, application)")
+            _variable(
+                "application", "label_values(ray_mlc_request_duration_seconds_count, application)"
+            )
             .include_all(True)
             .multi(True)
         )
-        .with_variable(_variable("head", "label_values(ray_mlc_confidence_count, head)"))
+        .with_variable(_variable("head", "label_values(ray_mlc_confidence_ratio_count, head)"))
     )
     ids = count(1)
     for title, panels in ROWS.items():
@@ -257,7 +372,3 @@ def _panel(panel: Panel, columns: int) -> timeseries.Panel | stat.Panel:
 def text() -> str:
     """monitoring/dashboard.json."""
     return JSONEncoder(sort_keys=True, indent=2).encode(build().build()) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(text())

@@ -10,7 +10,7 @@ CONFIG = yaml.safe_load((PROJECT / "serve_config.yaml").read_text())
 
 @pytest.fixture
 def four_models():
-    return yaml.safe_load((PROJECT / "serve_config.four_models.yaml").read_text())
+    return yaml.safe_load((PROJECT / "configs/four_models.yaml").read_text())
 
 
 @pytest.mark.parametrize(

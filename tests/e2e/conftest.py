@@ -9,7 +9,7 @@ import yaml
 from services import PROJECT, Service
 
 from mlc_core.artifact import load_artifact
-from mlc_core.engine import load_engine
+from mlc_core.engines.loading import load_engine
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
 

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed"),
 ]
-CONFIG = PROJECT / "serve_config.rehearsal.yaml"
+CONFIG = PROJECT / "configs/rehearsal.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from mlc_core.spec import HEADS
 
 @pytest.fixture(scope="module")
 def four(one_head_models, tmp_path_factory):
-    config = yaml.safe_load((PROJECT / "serve_config.four_models.yaml").read_text())
+    config = yaml.safe_load((PROJECT / "configs/four_models.yaml").read_text())
     models = iter(one_head_models.values())
     for deployment in config["applications"][0]["deployments"]:
         if "user_config" in deployment:

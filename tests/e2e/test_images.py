@@ -99,7 +99,9 @@ def test_the_serving_image_has_ray_and_no_tensorflow(serve):
 def test_the_serving_image_has_our_code_and_the_model(serve):
     path = serve.run("cd / && python -c 'import deployments.settings as s; print(s.PROJECT)'")
     assert Path(path.strip()) == serve.app
-    serve.run("cd / && python -c 'from deployments.middleware import middlewares; middlewares()'")
+    serve.run(
+        "cd / && python -c 'from deployments.http.middleware import middlewares; middlewares()'"
+    )
     (serve.app.parent / "photo.jpg").write_bytes(jpeg())
     assert "category" in serve.run("mlc classify ../photo.jpg")
 

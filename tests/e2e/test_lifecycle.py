@@ -41,7 +41,7 @@ def test_a_start_after_kill_9_works_and_stop_leaves_nothing(tmp_path):
             command = [
                 sys.executable,
                 "-m",
-                "deployments.local",
+                "launcher.service",
                 "stop",
                 "--port",
                 str(second.port),
@@ -55,7 +55,7 @@ def test_a_start_after_kill_9_works_and_stop_leaves_nothing(tmp_path):
 
 def test_stop_where_nothing_runs_says_so():
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.local", "stop", "--port", str(free_port())],
+        [sys.executable, "-m", "launcher.service", "stop", "--port", str(free_port())],
         capture_output=True, text=True, timeout=60, check=True, cwd=PROJECT, env=environment(),
     )  # fmt: skip
     assert "nothing runs on port" in done.stdout

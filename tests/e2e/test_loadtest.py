@@ -20,7 +20,7 @@ KEPT, MISSED, BROKEN = 0, 1, 2  # exit codes
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
     output = tmp_path_factory.mktemp("rehearsal") / "output"
-    with Service(output, PROJECT / "serve_config.rehearsal.yaml") as service:
+    with Service(output, PROJECT / "configs/rehearsal.yaml") as service:
         yield service.wait_until_ready()
         service.stop()
 

@@ -12,7 +12,7 @@ from services import PROJECT, Service, needs_prometheus, wait_until
 
 from bench.dashboard import as_grafana_asks
 from bench.prometheus import Prometheus
-from deployments.metrics import ALL, PREDICTIONS
+from deployments.telemetry.catalogue import ALL, PREDICTIONS
 from mlc_core.spec import HEADS
 
 pytestmark = needs_prometheus
@@ -107,17 +107,17 @@ def test_every_head_of_every_photo_is_counted(scraped):
 def test_problems_and_formats_are_told_apart(scraped):
     for expression in (
         'ray_mlc_problems_total{problem="unsupported-format"}',
-        'ray_mlc_photos_total{format="PNG"}',
-        'ray_mlc_photos_total{format="other"}',
-        'ray_mlc_request_s_count{route="/v1/classify", status="415"}',
+        'ray_mlc_photos_received_total{format="PNG"}',
+        'ray_mlc_photos_received_total{format="other"}',
+        'ray_mlc_request_duration_seconds_count{route="/v1/classify", status="415"}',
     ):
         wait_until(lambda: scraped.query(expression), expression, EXPORTED_WITHIN_S)  # noqa: B023
 
 
 def test_a_made_up_path_makes_no_series(scraped):
-    other = 'ray_mlc_request_s_count{route="other", status="404"}'
+    other = 'ray_mlc_request_duration_seconds_count{route="other", status="404"}'
     wait_until(lambda: scraped.query(other), other, EXPORTED_WITHIN_S)
-    assert scraped.query('ray_mlc_request_s_count{route=~".*made.*"}') == []
+    assert scraped.query('ray_mlc_request_duration_seconds_count{route=~".*made.*"}') == []
 
 
 def test_each_family_is_told_once_and_nothing_but_ours_and_serves(client):

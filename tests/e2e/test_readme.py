@@ -25,7 +25,7 @@ ELSEWHERE = {
     "make loadtest SCENARIO=steady ARGS='--open-loop --peak 20 --seconds 10'": (
         "tests/e2e/test_loadtest.py"
     ),
-    "make capacity CONFIG=serve_config.rehearsal.yaml ARGS='--target 200'": (
+    "make capacity CONFIG=configs/rehearsal.yaml ARGS='--target 200'": (
         "tests/e2e/test_capacity.py"
     ),
     "make plan RATE='1000 100000 1000000'": "tests/bench/test_docs.py",

@@ -9,7 +9,7 @@ import pytest
 from photos import jpeg
 from services import wait_until
 
-from deployments.local import run_directory
+from launcher.service import run_directory
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from services import (
 
 from bench.prometheus import Prometheus
 from deployments.app import FAST_FLAGS
-from deployments.local import processes, run_directory
+from launcher.service import processes, run_directory
 from mlc_core.spec import HEADS
 
 _NETWORK = """
 import sys
 from mlc_core.artifact import save_artifact
-from mlc_core.network import MultiHeadNetwork
+from mlc_core.training.network import MultiHeadNetwork
 from mlc_core.spec import ImageSize, Spec
 
 heads = {"color": ("Red", "Blue"), "master_category": ("Apparel", "Footwear"),
@@ -206,7 +206,7 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
         with Prometheus(tmp_path, url) as prometheus:
             stuck = "MlcModelUpdateStuck"
             wait_until(lambda: stuck in prometheus.firing(), stuck, 150)
-            (series,) = prometheus.query("ray_mlc_model_in_service")
+            (series,) = prometheus.query("ray_mlc_model_info")
             assert series["metric"]["version"] == "3"
 
 

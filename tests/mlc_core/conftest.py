@@ -30,7 +30,7 @@ def saved(spec, tmp_path_factory):
     """An artifact with random weights."""
     # Here, so that tests of other things start without TensorFlow.
     from mlc_core.artifact import save_artifact  # noqa: PLC0415
-    from mlc_core.network import MultiHeadNetwork  # noqa: PLC0415
+    from mlc_core.training.network import MultiHeadNetwork  # noqa: PLC0415
 
     model = MultiHeadNetwork(spec).build_model()
     metrics = {"heads": {head: {} for head in spec.heads}}

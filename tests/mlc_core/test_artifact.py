@@ -15,8 +15,8 @@ import pytest
 from mlc_core import artifact as artifact_module
 from mlc_core.artifact import load_artifact, refuse_difference, save_artifact
 from mlc_core.errors import ArtifactError
-from mlc_core.network import MultiHeadNetwork
 from mlc_core.spec import Spec
+from mlc_core.training.network import MultiHeadNetwork
 
 FILES = ("spec.json", "model.keras", "model.onnx", "metrics.json")
 

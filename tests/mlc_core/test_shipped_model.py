@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlc_core.artifact import load_artifact
-from mlc_core.engine import load_engine
+from mlc_core.engines.loading import load_engine
 from mlc_core.photo import decode
 from mlc_core.spec import HEADS
 from samples.garments import as_file, draw_garment

@@ -1,0 +1,63 @@
+"""The peers' own virtual environment. It is made again when requirements.txt or Python changes.
+
+It is separate from .venv, so that the peers' dependencies do not constrain this service's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.peers.errors import PeerError
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+# They do most of the work. With other versions, the comparison would not be one of servers.
+_SAME_AS_OURS = ("onnxruntime", "pillow")
+
+
+def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
+    """Make the environment if needed, with the Python that this process' environment is based on.
+
+    Returns:
+        Its Python.
+
+    Raises:
+        PeerError: pip can't install the peers, or they would run another engine or decoder.
+    """
+    for name in _SAME_AS_OURS:
+        if pinned()[name] != version(name):
+            raise PeerError(
+                f"{REQUIREMENTS} pins {name} {pinned()[name]}, this service runs {version(name)}: "
+                "pin the same version, so that only the servers differ"
+            )
+    python, stamp = folder / "bin/python", folder / "made-of"
+    made_of = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == made_of:
+        return python
+    say(f"installing the peers into {folder} (a minute, once) …")
+    shutil.rmtree(folder, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", folder)
+    _run(
+        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "--requirement", REQUIREMENTS,
+    )  # fmt: skip
+    stamp.write_text(made_of)
+    return python
+
+
+def pinned() -> dict[str, str]:
+    """Package -> version, without those that depend on the version of Python."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8")
+    return dict(re.findall(r"^(\S+)==(\S+)$", lines, re.MULTILINE))
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise PeerError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}".rstrip())

@@ -1,0 +1,132 @@
+"""Request bodies to photos: limits and parsing. Decodes no photo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from deployments.errors import (
+    MalformedRequest,
+    RequestTooLarge,
+    UnsupportedMediaType,
+    UploadTooSlow,
+)
+from deployments.settings import Limits
+
+_MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one photo
+
+
+async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes:
+    """The photo of a request: its raw body, or the multipart field `image`.
+
+    Raises:
+        RequestError: there is no photo in it, more than one, or it is over a limit.
+    """
+    declared = _media_type(request)
+    if declared == "multipart/form-data":
+        body = await _read(request, limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES, timeout_s)
+        (photo,) = await _files(request, body, "image", most=1)
+    elif declared in ("", "application/octet-stream") or declared.startswith("image/"):
+        photo = await _read(request, limits.max_photo_bytes, timeout_s)
+    else:
+        raise UnsupportedMediaType(
+            f"the body is declared as {declared!r}; send an image as it is, "
+            "or multipart/form-data with the field 'image'"
+        )
+    if not photo:
+        raise MalformedRequest("there is no photo in the request; send one as its body")
+    if len(photo) > limits.max_photo_bytes:
+        raise _too_large(limits.max_photo_bytes)
+    return photo
+
+
+async def many_photos(
+    request: Request, limits: Limits, timeout_s: float
+) -> list[bytes | Exception]:
+    """The photos in the multipart fields `images`, in their order; a fault in place of a bad one.
+
+    Raises:
+        RequestError: no form, no photo in it, or over a limit as a whole.
+    """
+    declared = _media_type(request)
+    if declared != "multipart/form-data":
+        raise UnsupportedMediaType(
+            f"the body is declared as {declared or 'nothing'!r}; "
+            "send multipart/form-data with one field 'images' for each photo"
+        )
+    body = await _read(request, limits.max_request_bytes, timeout_s)
+    photos: list[bytes | Exception] = []
+    for photo in await _files(request, body, "images", most=limits.max_request_photos):
+        if not photo:
+            photos.append(MalformedRequest("the file is empty"))
+        elif len(photo) > limits.max_photo_bytes:
+            photos.append(_too_large(limits.max_photo_bytes))
+        else:
+            photos.append(photo)
+    return photos
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")
+
+
+async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
+    """The body; refuses it as soon as it is over the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    parts, size_bytes = [], 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for part in request.stream():
+                size_bytes += len(part)
+                if size_bytes > limit_bytes:
+                    raise _too_large(limit_bytes)
+                parts.append(part)
+    except TimeoutError as error:
+        raise UploadTooSlow(f"the body did not arrive within {timeout_s:g} s") from error
+    return b"".join(parts)
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory, where the body already is."""
+
+    spool_max_size = 2**40
+
+
+async def _files(request: Request, body: bytes, field: str, most: int) -> list[bytes]:
+    """The files of one field of a multipart form, at least one and `most` at the most."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _InMemory(request.headers, stream(), max_files=most)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise RequestTooLarge(
+                f"send at most {most} photo{'s' if most > 1 else ''} in this call"
+            ) from error
+        raise MalformedRequest(f"the multipart form can't be read: {error.message}") from error
+    except (KeyError, UnicodeDecodeError) as error:
+        raise MalformedRequest(f"the multipart form can't be read: {error}") from error
+    try:
+        values = form.getlist(field)
+        files = [await value.read() for value in values if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+    if not files or len(files) < len(values):
+        raise MalformedRequest(
+            f"the form has {'text' if values else 'nothing'} in the field {field!r}; "
+            f"send a file (with curl: -F {field}=@photo.jpg)"
+        )
+    return files

@@ -1,0 +1,69 @@
+"""The ingress deployment: HTTP in front of the pipeline. It never decodes a photo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from deployments.http.api import Telemetry, build_api
+from deployments.http.disconnects import Disconnects
+from deployments.http.readiness import Readiness
+from deployments.messages import GroupAnswers, PhotoGroup
+from deployments.pipeline.calls import call, connect
+from deployments.pipeline.dispatcher import Dispatcher
+from deployments.pipeline.merging import merge_descriptions
+from deployments.settings import Settings
+from deployments.telemetry.recorder import Recorder
+from deployments.telemetry.request_log import RequestLog, request_log_file
+
+
+class Ingress:
+    """Holds what the HTTP contract needs: dispatcher, readiness probe, telemetry, handles."""
+
+    def __init__(
+        self,
+        preprocessor: DeploymentHandle[Any],
+        classifiers: Sequence[DeploymentHandle[Any]],
+        settings: Settings,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._preprocess = connect(preprocessor, "preprocess")
+        self._describe = [connect(classifier, "describe") for classifier in classifiers]
+        self._settings = settings
+        self._recorder = recorder or Recorder()
+        self._dispatcher = Dispatcher(self._send, settings, self._recorder)
+        self._readiness = Readiness(self._send, lambda: self._dispatcher.last_answer_at)
+        self._request_log = RequestLog(settings.request_log, request_log_file(), self._recorder)
+        self._disconnects = Disconnects()
+        loop = asyncio.get_running_loop()
+        self._background = [
+            loop.create_task(work, context=contextvars.Context())
+            for work in (
+                self._readiness.watch(),
+                self._disconnects.watch(),
+                self._recorder.export(self._dispatcher.set_gauges),
+                self._request_log.keep_flushing(),
+            )
+        ]
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return build_api(
+            self._dispatcher,
+            self._describe_model,
+            self._readiness.not_ready,
+            self._settings,
+            Telemetry(self._recorder, self._request_log),
+            self._disconnects,
+        )
+
+    async def _send(self, group: PhotoGroup) -> GroupAnswers:
+        answers: GroupAnswers = await call(self._preprocess, group)
+        return answers
+
+    async def _describe_model(self) -> Mapping[str, Any]:
+        return merge_descriptions(await asyncio.gather(*map(call, self._describe)))

@@ -1,0 +1,217 @@
+"""The HTTP contract as OpenAPI 3.1, with the limits that are in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments.http import problems
+from deployments.settings import Settings
+from mlc_core.labels import MAX_TOP_K
+from mlc_core.photo import FORMATS
+from mlc_core.spec import HEADS
+
+_BINARY = {"type": "string", "format": "binary"}
+_PHOTO = _BINARY | {"minLength": 1}
+_REQUEST_ID = {
+    "X-Request-ID": {
+        "description": "The request's own id, or the one it was given.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def contract(settings: Settings) -> dict[str, Any]:
+    """The contents of /openapi.json."""
+    limits = settings.limits
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Multi-label product photo classifier",
+            "version": "1",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Names the colour, master category, sub-category and category of a "
+            f"product photo. Formats: {', '.join(FORMATS)}, told by the bytes, not by the header. "
+            f"At most {limits.max_photo_bytes} bytes and {limits.max_photo_pixels} pixels a photo.",
+        },
+        "paths": {
+            "/v1/classify": {"post": _classify()},
+            "/v1/classify/batch": {"post": _classify_batch(limits.max_request_photos)},
+            "/v1/model": {
+                "get": _get("The model in service: spec and accuracy", "Model", 503, 504)
+            },
+            "/healthz": {"get": _get("This process is alive", "Health")},
+            "/readyz": {"get": _readyz()},
+            "/openapi.json": {"get": _get("This contract", "Contract")},
+            **({"/metrics": {"get": _metrics()}} if settings.metrics_endpoint else {}),
+            "/": {
+                "get": {
+                    "summary": "A page to try it on",
+                    "responses": {"200": {"description": "HTML", "content": {"text/html": {}}}},
+                }
+            },
+        },
+        "components": {"schemas": _schemas(), "parameters": _parameters()},
+    }
+
+
+def _classify() -> dict[str, Any]:
+    form = {"type": "object", "properties": {"image": _PHOTO}, "required": ["image"]}
+    return {
+        "operationId": "classify",
+        "summary": "The labels of one photo",
+        "parameters": _parameter_references(),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": _PHOTO},
+                "application/octet-stream": {"schema": _PHOTO},
+                "multipart/form-data": {"schema": form},
+            },
+        },
+        "responses": {
+            "200": _json("The labels", "Result"),
+            **_problems(400, 408, 413, 415, 422, 500, 503, 504),
+        },
+    }
+
+
+def _classify_batch(max_photos: int) -> dict[str, Any]:
+    images = {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": max_photos}
+    form = {"type": "object", "properties": {"images": images}, "required": ["images"]}
+    return {
+        "operationId": "classifyBatch",
+        "summary": "The labels of many photos, in the order sent",
+        "parameters": _parameter_references(),
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": form}},
+        },
+        "responses": {
+            "200": _json("A result or a problem for each photo", "Results"),
+            **_problems(400, 408, 413, 415, 500),
+        },
+    }
+
+
+def _readyz() -> dict[str, Any]:
+    return {
+        "summary": "The model is loaded and the whole chain answers",
+        "responses": {"200": _json("Ready", "Health"), "503": _json("Not ready", "Health")},
+    }
+
+
+def _metrics() -> dict[str, Any]:
+    return {
+        "summary": "Metrics of the whole service, as Prometheus reads them",
+        "responses": {
+            "200": {
+                "description": "Prometheus text",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        },
+    }
+
+
+def _get(summary: str, schema: str, *statuses: int) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {"200": _json(summary, schema), **_problems(*statuses)},
+    }
+
+
+def _json(description: str, schema: str, media_type: str = "application/json") -> dict[str, Any]:
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": description, "headers": _REQUEST_ID, "content": content}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    return {
+        str(status): _json(
+            ", ".join(name for code, name in problems.STATUSES.values() if code == status)
+            or "internal-error",
+            "Problem",
+            problems.MEDIA_TYPE,
+        )
+        for status in statuses
+    }
+
+
+def _parameter_references() -> list[dict[str, Any]]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in _parameters()]
+
+
+def _parameters() -> dict[str, Any]:
+    return {
+        "top_k": {
+            "name": "top_k",
+            "in": "query",
+            "description": "Classes a head names: the label and top_k - 1 alternatives.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1},
+        },
+        "min_confidence": {
+            "name": "min_confidence",
+            "in": "query",
+            "description": "A head less confident than this answers null as its label.",
+            "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+        },
+    }
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    text, confidence = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
+    label = _object(
+        {
+            "label": {"type": ["string", "null"]},
+            "confidence": confidence,
+            "alternatives": {
+                "type": "array",
+                "items": _object({"label": text, "confidence": confidence}),
+            },
+        }
+    )
+    result = _object(
+        {
+            "model": _object({"name": text, "version": text}),
+            "labels": _object(
+                {head: {"$ref": "#/components/schemas/Label"} for head in HEADS}, required=[]
+            ),
+        }
+    )
+    either = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Problem")]
+    classes = {"type": "array", "items": text}
+    pixels = {"type": "integer", "minimum": 1}
+    return {
+        "Label": label,
+        "Result": result,
+        "Results": _object({"results": {"type": "array", "items": {"anyOf": either}}}),
+        "Problem": _object(
+            {
+                "type": {"type": "string", "format": "uri"},
+                "title": text,
+                "status": {"type": "integer"},
+                "detail": text,
+                "request_id": text,
+            }
+        ),
+        "Model": _object(
+            {
+                "name": text,
+                "version": text,
+                "engine": text,
+                "precision": text,
+                "image": _object({"height_px": pixels, "width_px": pixels}),
+                "heads": _object(dict.fromkeys(HEADS, classes), required=[]),
+                "metrics": {"type": "object"},
+            }
+        ),
+        "Health": _object({"status": text, "reason": text}, required=["status"]),
+        "Contract": {"type": "object"},
+    }

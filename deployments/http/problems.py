@@ -1,0 +1,87 @@
+"""Errors to HTTP, as RFC 9457 problem details: the one place where a status is chosen."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from deployments import errors
+from deployments.telemetry.catalogue import PROBLEMS
+from deployments.telemetry.recorder import Recorder
+from deployments.telemetry.request_log import Entry
+from mlc_core import errors as mlc_errors
+
+logger = logging.getLogger("ray.serve")
+
+MEDIA_TYPE = "application/problem+json"
+
+CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
+# error -> status, and the name of the problem, which clients may rely on.
+STATUSES: dict[type[Exception], tuple[int, str]] = {
+    errors.MalformedRequest: (400, "malformed-request"),
+    ClientDisconnect: CLIENT_LEFT,  # during the upload
+    errors.ClientLeft: CLIENT_LEFT,
+    errors.UploadTooSlow: (408, "upload-too-slow"),
+    errors.RequestTooLarge: (413, "request-too-large"),
+    errors.UnsupportedMediaType: (415, "unsupported-media-type"),
+    mlc_errors.UnsupportedFormat: (415, "unsupported-format"),
+    mlc_errors.UndecodablePhoto: (422, "undecodable-photo"),
+    mlc_errors.PhotoTooLarge: (422, "photo-too-large"),
+    errors.Overloaded: (503, "overloaded"),
+    errors.ShuttingDown: (503, "shutting-down"),
+    errors.Unavailable: (503, "unavailable"),
+    errors.DeadlinePassed: (504, "deadline-passed"),
+}
+
+
+class Problems:
+    """Writes problem details, and counts them."""
+
+    def __init__(self, retry_after_s: int, recorder: Recorder) -> None:
+        self._retry_after_s, self._recorder = retry_after_s, recorder
+
+    def details(self, error: Exception, request_id: str) -> dict[str, Any]:
+        """The problem details of an error. An unforeseen error shows nothing but the id."""
+        status, name, detail = (
+            500,
+            "internal-error",
+            "an error of ours; its log has this request_id",
+        )
+        if type(error) in STATUSES:
+            (status, name), detail = STATUSES[type(error)], str(error)
+        elif isinstance(error, HTTPException):
+            status, detail = error.status_code, error.detail
+            name = HTTPStatus(status).phrase.lower().replace(" ", "-")
+        else:
+            logger.error("request %s failed", request_id, exc_info=error)
+        self._recorder.record(PROBLEMS, 1, problem=name)
+        return {
+            "type": f"urn:problem-type:mlc:{name}",
+            "title": name.replace("-", " ").capitalize(),
+            "status": status,
+            "detail": detail,
+            "request_id": request_id,
+        }
+
+    def response(self, error: Exception, entry: Entry) -> Response:
+        """The HTTP response to an error; notes status and problem in the request's entry."""
+        details = self.details(error, entry.request_id)
+        entry.problem = details["type"].rpartition(":")[2]
+        entry.status = status = details["status"]
+        headers = dict(getattr(error, "headers", None) or {})
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = str(self._retry_after_s)
+        if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            headers["Connection"] = "close"  # the rest of the body is not read
+        return Response(json.dumps(details), status, headers, MEDIA_TYPE)
+
+    def client_left(self, entry: Entry) -> None:
+        """Note and count a client that left; there is no one to respond to."""
+        entry.status, entry.problem = CLIENT_LEFT
+        self._recorder.record(PROBLEMS, 1, problem=entry.problem)

@@ -1,0 +1,65 @@
+"""Whether the whole pipeline answers, asked in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Awaitable, Callable
+
+from PIL import Image
+
+from deployments.messages import PROBE_ID, Deadline, GroupAnswers, Photo, PhotoGroup
+from mlc_core.labels import Choice
+from mlc_core.spec import DEFAULT_IMAGE_SIZE
+
+PERIOD_S = 2.0
+# An answer to a client, this recent, counts as much as a probe's. So a probe that waits its turn
+# under overload does not take a working service out of rotation.
+_FRESH_S = 10.0
+
+
+class Readiness:
+    """Sends a photo through the pipeline every PERIOD_S, and remembers when it was answered.
+
+    Args:
+        send: takes a group to the preprocessor; the probe does not wait in the ingress' lanes.
+        last_answer_at: when the pipeline last answered a client, on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[PhotoGroup], Awaitable[GroupAnswers]],
+        last_answer_at: Callable[[], float],
+    ) -> None:
+        self._send = send
+        self._last_answer_at = last_answer_at
+        self._answered_at = float("-inf")
+        self._reason = "the first probe is not back yet"
+
+    def not_ready(self) -> str | None:
+        """Why the pipeline is considered not to answer; None when it does."""
+        last = max(self._answered_at, self._last_answer_at())
+        return None if time.monotonic() - last < _FRESH_S else self._reason
+
+    async def watch(self) -> None:
+        """Probe until cancelled."""
+        photos = [Photo(_probe_photo(), Choice(), PROBE_ID)]
+        while True:
+            try:
+                async with asyncio.timeout(_FRESH_S):
+                    (answer,), _ = await self._send(PhotoGroup(photos, Deadline.after(_FRESH_S)))
+                if isinstance(answer, Exception):
+                    raise answer
+                self._answered_at = time.monotonic()
+            except Exception as error:  # whatever it is, it is why the service is not ready
+                self._answered_at = float("-inf")
+                self._reason = f"a probe failed: {error or type(error).__name__}"
+            await asyncio.sleep(PERIOD_S)
+
+
+def _probe_photo() -> bytes:
+    file = io.BytesIO()
+    size = DEFAULT_IMAGE_SIZE.width_px, DEFAULT_IMAGE_SIZE.height_px
+    Image.new("RGB", size, "white").save(file, "PNG")
+    return file.getvalue()

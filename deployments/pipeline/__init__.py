@@ -1,0 +1,1 @@
+"""What a photo goes through: dispatcher → preprocessor → classifier, each behind a batcher."""

@@ -1,0 +1,25 @@
+"""How many classifier replicas: Serve's own rule, on photos where Serve counts calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
+
+PHOTOS_HELD = "photos_held"  # in the stats of a classifier replica: waiting or being inferred
+
+
+def photos_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """A policy for `autoscaling_config`: `target_ongoing_requests` photos per replica.
+
+    One to two batches are a good target. A replica at its limit holds two batches: one that is
+    inferred and one that gathers. With one batch held, its batches are half full.
+
+    Returns:
+        Replicas wanted, before Serve applies delays, factors and bounds; no state.
+    """
+    held = (context.aggregated_metrics or {}).get(PHOTOS_HELD)
+    if not held:  # no replica has reported yet
+        return context.target_num_replicas, {}
+    config: AutoscalingConfig = context.config  # type: ignore[assignment]  # None in tests alone
+    return sum(held.values()) / config.get_target_ongoing_requests(), {}

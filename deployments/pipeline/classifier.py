@@ -1,0 +1,174 @@
+"""The classifier deployment: batches images, runs the model, and swaps it while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.errors import WrongImageSize
+from deployments.messages import PROBE_ID, Answer, GroupAnswers, ImageGroup, Trace
+from deployments.pipeline.autoscaling import PHOTOS_HELD
+from deployments.pipeline.batcher import Batcher, BatchLimits
+from deployments.pipeline.model import Model
+from deployments.settings import Settings
+from deployments.telemetry.catalogue import (
+    ENGINE_BUSY,
+    MODEL_INFO,
+    MODEL_LOAD,
+    MODEL_UPDATES,
+    MODEL_WARM_UP,
+    QUEUE_LENGTH,
+    STAGE_DURATION,
+    UPDATE_STUCK,
+)
+from deployments.telemetry.predictions import PredictionSums
+from deployments.telemetry.recorder import Recorder
+from mlc_core.labels import Choice
+from mlc_core.spec import ImageSize
+
+logger = logging.getLogger("ray.serve")
+
+_ANY_BYTES = 2**40  # images are all of one size, so their number bounds a batch
+
+
+class _Item(NamedTuple):
+    image: NDArray[np.uint8]  # (H, W, 3)
+    choice: Choice
+    request_id: str
+    since: float  # monotonic
+    traces: list[Trace]  # shared by the images of a group; each batch adds its own
+
+
+class Classifier:
+    """Answers images with labels, and with the version of the model that chose them."""
+
+    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+        batching = settings.batching
+        self._recorder = recorder or Recorder()
+        self._batcher: Batcher[_Item, bytes] = Batcher(
+            self._infer,
+            BatchLimits(
+                batching.max_images, _ANY_BYTES, batching.max_in_flight, batching.max_waiting
+            ),
+            self._recorder.batch_observer("images"),
+        )
+        self._max_in_flight = batching.max_in_flight
+        self._threads = ThreadPoolExecutor(batching.max_in_flight, thread_name_prefix="engine")
+        self._reconfiguring = asyncio.Lock()
+        self._model: Model | None = None
+        self._update_stuck = False
+        # The previous model's sums stay: one of its batches may still be running.
+        self._predictions = deque[PredictionSums](maxlen=2)
+        self._background = asyncio.get_running_loop().create_task(
+            self._recorder.export(self._set_gauges), context=contextvars.Context()
+        )
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load the model that the Serve config names; the one in service answers meanwhile.
+
+        Raises:
+            Exception: the first model can't be loaded. A later one that can't be loaded is
+                reported in the log, and the model in service stays.
+        """
+        async with self._reconfiguring:
+            try:
+                self._model = await asyncio.to_thread(Model, user_config, self._recorder)
+                self._predictions.append(self._model.predictions)
+                self._update_stuck = False
+                self._recorder.record(MODEL_UPDATES, 1, outcome="loaded")
+            except Exception:
+                self._update_stuck = True
+                self._recorder.record(MODEL_UPDATES, 1, outcome="refused")
+                if self._model is None:
+                    raise
+                logger.exception(
+                    "model update refused, version %s stays in service", self._model.spec.version
+                )
+
+    async def classify(self, group: ImageGroup) -> GroupAnswers:
+        """Answer each image of a group, in its order."""
+        now, traces = time.monotonic(), list[Trace]()
+        shape = (len(group.choices), group.height_px, group.width_px, 3)
+        images = np.frombuffer(group.pixels, np.uint8).reshape(shape)
+        futures = [
+            self._batcher.submit(
+                _Item(image, choice, request_id, now, traces), deadline=group.deadline.at
+            )
+            for image, choice, request_id in zip(
+                images, group.choices, group.request_ids, strict=True
+            )
+        ]
+        answers: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        return GroupAnswers(answers, Trace.merge(traces))
+
+    async def describe(self) -> dict[str, Any]:
+        """The model in service: spec, metrics and engine, as GET /v1/model answers it."""
+        return self._in_service().describe()
+
+    async def image_size(self) -> ImageSize:
+        """The size that the model in service takes."""
+        return self._in_service().spec.image
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve asks a replica for when it scales; see `autoscaling`."""
+        return {PHOTOS_HELD: float(self._batcher.held)}
+
+    def _in_service(self) -> Model:
+        if self._model is None:
+            raise RuntimeError("the classifier needs a user_config that names a model")
+        return self._model
+
+    def _set_gauges(self) -> None:
+        record = self._recorder.record
+        record(QUEUE_LENGTH, self._batcher.waiting, queue="images")
+        record(UPDATE_STUCK, self._update_stuck)
+        if self._model is not None:
+            record(MODEL_INFO, 1, **self._model.labels)
+            record(MODEL_LOAD, self._model.load_s)
+            record(MODEL_WARM_UP, self._model.warm_up_s)
+        for predictions in self._predictions:
+            predictions.record()
+
+    async def _infer(self, items: list[_Item]) -> list[Answer]:
+        model = self._in_service()
+        size = model.spec.image
+        shape = (size.height_px, size.width_px, 3)
+        # Images that were decoded for the previous model may have another size.
+        fitting = [item for item in items if item.image.shape == shape]
+        answers = iter(await self._run(model, fitting) if fitting else ())
+        return [
+            next(answers) if item.image.shape == shape else WrongImageSize(size) for item in items
+        ]
+
+    async def _run(self, model: Model, items: list[_Item]) -> list[bytes]:
+        began = time.monotonic()
+        try:
+            answers, stages_s = await asyncio.get_running_loop().run_in_executor(
+                self._threads,
+                lambda: model.answer(
+                    np.stack([item.image for item in items]),
+                    [item.choice for item in items],
+                    [item.request_id != PROBE_ID for item in items],
+                ),
+            )
+        except Exception:
+            ids = ", ".join(item.request_id for item in items)
+            logger.exception("inference failed, requests %s", ids)
+            raise
+        record = self._recorder.record
+        record(ENGINE_BUSY, (time.monotonic() - began) / self._max_in_flight)
+        for stage, spent_s in stages_s.items():
+            record(STAGE_DURATION, spent_s, stage=stage)
+        groups = {id(item.traces): item for item in items}
+        for item in groups.values():
+            queued = {"images_queue": began - item.since}
+            item.traces.append(Trace(queued | stages_s, len(items), model.identity))
+        return answers

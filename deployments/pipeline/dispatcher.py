@@ -1,0 +1,135 @@
+"""The ingress' side of the pipeline: groups the photos that wait, and makes one call per group."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from deployments.errors import DeadlinePassed
+from deployments.messages import Answer, Deadline, GroupAnswers, Photo, PhotoGroup, Trace
+from deployments.pipeline.batcher import Batcher, BatchLimits
+from deployments.settings import LaneSettings, Settings
+from deployments.telemetry.catalogue import QUEUE_LENGTH
+from deployments.telemetry.recorder import Recorder
+from mlc_core.labels import Choice
+
+_LATE = "no answer within the deadline of a request; try again"
+
+
+class Dispatched(NamedTuple):
+    """What became of one photo.
+
+    Attributes:
+        stage: the lane's stage in the metrics, `small_photos_queue` or `large_photos_queue`.
+        waited_s: seconds in that lane.
+        trace: of its group.
+    """
+
+    answer: Answer
+    stage: str
+    waited_s: float
+    trace: Trace
+
+
+class _Waiting(NamedTuple):
+    photo: Photo
+    since: float
+    deadline: Deadline
+
+
+class Dispatcher:
+    """Two lanes of groups, so that small photos neither travel with large ones nor wait for them.
+
+    Args:
+        send: takes a group to the preprocessor.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[PhotoGroup], Awaitable[GroupAnswers]],
+        settings: Settings,
+        recorder: Recorder,
+    ) -> None:
+        self._send, self._recorder = send, recorder
+        self._deadline_s = settings.deadline_s
+        self._large_photo_bytes = settings.large_photo_bytes
+
+        def lane(queue: str, limits: LaneSettings) -> Batcher[_Waiting, Dispatched]:
+            return Batcher(
+                partial(self._run, f"{queue}_queue"),
+                BatchLimits(
+                    limits.max_photos, limits.max_bytes, limits.max_in_flight, limits.max_waiting
+                ),
+                recorder.batch_observer(queue),
+            )
+
+        self._small = lane("small_photos", settings.small_lane)
+        self._large = lane("large_photos", settings.large_lane)
+        self.last_answer_at = float("-inf")
+
+    def submit(self, data: bytes, choice: Choice, request_id: str) -> asyncio.Future[Dispatched]:
+        """Queue a photo. Finish the future to take the photo back; no group takes it then.
+
+        Returns:
+            A future that raises ServiceError when the photo never reached the pipeline's end.
+        """
+        lane = self._small if len(data) < self._large_photo_bytes else self._large
+        now = time.monotonic()
+        deadline = Deadline(now + self._deadline_s)
+        waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
+        return lane.submit(waiting, size_bytes=len(data))
+
+    async def wait(self, submitted: asyncio.Future[Dispatched]) -> Dispatched:
+        """Wait for a submitted photo until its deadline.
+
+        Raises:
+            ServiceError: the service can't answer, or not in time.
+        """
+        # A timer costs a third of asyncio.timeout.
+        timer = asyncio.get_running_loop().call_later(self._deadline_s, _expire, submitted)
+        try:
+            return await submitted
+        finally:
+            timer.cancel()
+
+    async def wait_for_all(
+        self, submitted: Sequence[asyncio.Future[Dispatched]]
+    ) -> list[Dispatched | Exception]:
+        """Wait for the photos of one batch request until its deadline; each has its own outcome."""
+        if submitted:
+            try:
+                await asyncio.wait(submitted, timeout=self._deadline_s)
+            finally:  # those without an answer, when the deadline passed or the client left
+                for future in submitted:
+                    _expire(future)
+        return [future.exception() or future.result() for future in submitted]  # type: ignore[misc]
+
+    def set_gauges(self) -> None:
+        """Record how many photos wait in each lane."""
+        self._recorder.record(QUEUE_LENGTH, self._small.waiting, queue="small_photos")
+        self._recorder.record(QUEUE_LENGTH, self._large.waiting, queue="large_photos")
+
+    async def _run(self, stage: str, group: list[_Waiting]) -> Sequence[Dispatched]:
+        deadline = max((waiting.deadline for waiting in group), key=lambda deadline: deadline.at)
+        began = time.monotonic()
+        try:
+            # A call that hangs gives its slot back when the last photo's deadline passes.
+            async with asyncio.timeout(deadline.left_s()):
+                answers, trace = await self._send(
+                    PhotoGroup([waiting.photo for waiting in group], deadline)
+                )
+        except TimeoutError as error:
+            raise DeadlinePassed(_LATE) from error
+        self.last_answer_at = time.monotonic()
+        return [
+            Dispatched(answer, stage, began - waiting.since, trace)
+            for waiting, answer in zip(group, answers, strict=True)
+        ]
+
+
+def _expire(future: asyncio.Future[Dispatched]) -> None:
+    if not future.done():
+        future.set_exception(DeadlinePassed(_LATE))

@@ -1,0 +1,140 @@
+"""Reads, checks, merges and edits Serve configs. Starts nothing, knows no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from deployments.settings import ClassifierConfig, Settings, parse
+
+BUILDER = "deployments.app:build"
+
+
+class ServeConfig:
+    """The contents of a Serve config file with one application, ours in most cases.
+
+    Attributes:
+        fields: as `serve deploy` takes them.
+        source: the name of the file, for error texts.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], source: str = "the Serve config") -> None:
+        self.fields: dict[str, Any] = deepcopy(dict(fields))
+        self.source = source
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            ValueError: it is missing, or not YAML, or has not exactly one application.
+        """
+        try:
+            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"{file} can't be read: {error.strerror}; name a Serve config"
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not YAML: {error}") from error
+        applications = fields.get("applications") if isinstance(fields, dict) else None
+        if not (
+            isinstance(applications, list)
+            and len(applications) == 1
+            and isinstance(applications[0], dict)
+            and "import_path" in applications[0]
+        ):
+            raise ValueError(
+                f"{file} is not a Serve config: it needs `applications`, a list of one mapping "
+                "with an `import_path`; serve_config.yaml is an example"
+            )
+        return cls(fields, str(file))
+
+    @property
+    def application(self) -> dict[str, Any]:
+        (application,) = self.fields["applications"]
+        return application  # type: ignore[no-any-return]
+
+    @property
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """Name -> its entry, in the order of the file."""
+        return {each["name"]: each for each in self.application.get("deployments") or []}
+
+    @property
+    def settings(self) -> Settings:
+        """The application's `args`.
+
+        Raises:
+            ValueError: a wrong key or value, named.
+        """
+        return parse(Settings, self.application.get("args") or {}, self.source)
+
+    def classifiers(self) -> Iterator[dict[str, Any]]:
+        """The entries of the classifier deployments, in the order of `classifiers`."""
+        for name in self.settings.classifiers:
+            if name not in self.deployments:
+                raise ValueError(
+                    f"{self.source}: `classifiers` names {name}, which is not among `deployments`: "
+                    f"{', '.join(self.deployments)}"
+                )
+            yield self.deployments[name]
+
+    def check(self) -> None:
+        """Check `args` and every `user_config`, before anything is started.
+
+        Raises:
+            ValueError: names every wrong key, its value and what was expected.
+        """
+        if self.application["import_path"] == BUILDER:
+            for classifier in self.classifiers():
+                source = f"{self.source}: user_config of {classifier['name']}"
+                parse(ClassifierConfig, classifier.get("user_config"), source)
+
+    def merge(self, difference: Mapping[str, Any]) -> ServeConfig:
+        """A config with a difference applied; see `merge`."""
+        return ServeConfig(merge(self.fields, difference), self.source)
+
+    def with_user_config(self, **values: Any) -> ServeConfig:
+        """A config in which every classifier has these values in its `user_config`."""
+        config = ServeConfig(self.fields, self.source)
+        for classifier in config.classifiers():
+            classifier["user_config"] = {**(classifier.get("user_config") or {}), **values}
+        return config
+
+    def listening(self, host: str, port: int) -> ServeConfig:
+        """A config that listens there."""
+        return self.merge({"http_options": {"host": host, "port": port}})
+
+    def to_yaml(self) -> str:
+        """The text of a file."""
+        return yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True, width=100)
+
+    def write(self, file: Path) -> Path:
+        """Write a file, and return its path."""
+        file.write_text(self.to_yaml(), encoding="utf-8")
+        return file
+
+
+def merge(value: Any, difference: Any) -> Any:
+    """A value with a difference applied: mappings by key, lists of named mappings by name.
+
+    Raises:
+        ValueError: a list's difference has a name that the list has not.
+    """
+    if isinstance(value, dict) and isinstance(difference, dict):
+        return value | {key: merge(value.get(key), part) for key, part in difference.items()}
+    both_lists = isinstance(value, list) and isinstance(difference, list)
+    if both_lists and all(_is_named(item) for item in (*value, *difference)):
+        parts = {part["name"]: part for part in difference}
+        if unknown := parts.keys() - {item["name"] for item in value}:
+            raise ValueError(f"no such name: {', '.join(sorted(unknown))}")
+        return [merge(item, parts.get(item["name"], {})) for item in value]
+    return difference
+
+
+def _is_named(item: Any) -> bool:
+    return isinstance(item, dict) and "name" in item

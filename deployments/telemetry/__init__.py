@@ -1,0 +1,1 @@
+"""What operators see: metrics through Ray, GET /metrics, and the request log."""

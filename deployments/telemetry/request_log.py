@@ -1,0 +1,169 @@
+"""A line of JSON for each request, beside Serve's own logs, and the metrics of requests.
+
+Never a photo's bytes. Lines are written for many requests together, by the clock: one at a time
+and through Serve's formatter a line takes 50 µs, together 11 (docs/LOG.md, 2 cores, 2026-11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+import zlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import get_args
+
+from deployments.messages import Trace
+from deployments.settings import Level, RequestLogSettings
+from deployments.telemetry.catalogue import REQUEST_DURATION, STAGE_DURATION
+from deployments.telemetry.recorder import Recorder
+
+logger = logging.getLogger("ray.serve")
+
+_PERIOD_S, _MAX_WAITING = 0.1, 50_000
+_LEVELS = get_args(Level)
+
+
+class Entry:
+    """What the ingress gathers of one request while it answers it.
+
+    Attributes:
+        began: on the monotonic clock.
+        route: the path if the service knows it, "other" otherwise.
+        status: of the answer; 0 when there was none.
+        problem: name of the problem it was answered with; "" for none.
+        photos: how many it brought.
+        stages_s: stage -> seconds, of the stages in the ingress.
+        traces: of the groups that its photos travelled with.
+        ended: Unix seconds.
+    """
+
+    __slots__ = (
+        "began", "duration_s", "ended", "photos", "problem", "request_id", "route", "stages_s",
+        "status", "traces",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str) -> None:
+        self.began = time.monotonic()
+        self.request_id = request_id
+        self.route = self.problem = ""
+        self.status = self.photos = 0
+        self.stages_s = {"read": 0.0}
+        self.traces: list[Trace] = []
+        self.ended = self.duration_s = 0.0
+
+
+class RequestLog:
+    """Records every request, and writes a line of those that the settings ask for.
+
+    Args:
+        handler: writes the lines.
+    """
+
+    def __init__(
+        self, settings: RequestLogSettings, handler: logging.Handler, recorder: Recorder
+    ) -> None:
+        self._handler, self._recorder = handler, recorder
+        self._least = _LEVELS.index(settings.level)
+        self._threshold = settings.sample * 2**32
+        self._longest_read_s = 0.0
+        # When a disk hangs, the oldest lines are dropped before memory runs out.
+        self._ended: deque[Entry] = deque(maxlen=_MAX_WAITING)
+
+    def end(self, entry: Entry) -> None:
+        """Record a request that was answered; `flush` writes its line."""
+        if not self._recorder.enabled:
+            return
+        entry.ended, entry.duration_s = time.time(), time.monotonic() - entry.began
+        read_s = entry.stages_s["read"]
+        self._longest_read_s = max(self._longest_read_s, read_s)
+        self._recorder.record(
+            REQUEST_DURATION, entry.duration_s - read_s,
+            route=entry.route, status=str(entry.status),
+        )  # fmt: skip
+        if self._wanted(entry):
+            self._ended.append(entry)
+
+    async def flush(self) -> None:
+        """Write the lines of the requests that ended since the last call."""
+        if self._longest_read_s:
+            self._recorder.record(STAGE_DURATION, self._longest_read_s, stage="read")
+            self._longest_read_s = 0.0
+        lines = _lines([self._ended.popleft() for _ in range(len(self._ended))])
+        if lines:
+            together = logging.makeLogRecord({"msg": "\n".join(lines)})
+            # In a thread: a disk that stalls must not stall the event loop.
+            await asyncio.to_thread(self._handler.handle, together)
+
+    def _wanted(self, entry: Entry) -> bool:
+        level = _level(entry)
+        # Chosen by the id: every replica that knows it chooses the same requests.
+        return level >= self._least and (
+            level > 0 or zlib.crc32(entry.request_id.encode()) < self._threshold
+        )
+
+    async def keep_flushing(self) -> None:
+        """Flush by the clock, until cancelled."""
+        while True:
+            try:
+                await self.flush()
+            except Exception:  # the next lines must be written all the same
+                logger.exception("requests can't be logged")
+            await asyncio.sleep(_PERIOD_S)
+
+
+def _level(entry: Entry) -> int:
+    """Which of _LEVELS."""
+    return 0 if entry.status in range(1, 400) else 1 if entry.status in range(400, 500) else 2
+
+
+def _lines(entries: Sequence[Entry]) -> list[str]:
+    """The JSON of each. A group's part is made once for all its requests, which halves the time."""
+    group_parts: dict[int, tuple[str, str]] = {}  # id of a trace -> its stages, its batch and model
+    lines = []
+    for entry in entries:
+        text = (
+            f'{{"time":"{datetime.fromtimestamp(entry.ended, UTC).isoformat()}",'
+            f'"level":"{_LEVELS[_level(entry)]}","request_id":{json.dumps(entry.request_id)},'
+            f'"route":"{entry.route}","status":{entry.status},"duration_s":{entry.duration_s:.5f}'
+        )
+        if entry.problem:
+            text += f',"problem":"{entry.problem}"'
+        if entry.photos:
+            trace = Trace.merge(entry.traces)
+            if id(trace) not in group_parts:
+                batch = f',"batch_size":{trace.batch_size},"model":{json.dumps(trace.model)}'
+                group_parts[id(trace)] = _members(trace.stages_s), batch
+                entry.traces = [trace]  # keeps its id from being reused before the last line
+            stages, batch = group_parts[id(trace)]
+            own = _members(entry.stages_s) + ("," if stages else "")
+            text += f',"photos":{entry.photos},"stages_s":{{{own}{stages}}}{batch}'
+        lines.append(text + "}")
+    return lines
+
+
+def _members(stages_s: Mapping[str, float]) -> str:
+    return ",".join([f'"{stage}":{spent_s:.5f}' for stage, spent_s in stages_s.items()])
+
+
+def request_log_file() -> logging.Handler:
+    """A file next to the log that Serve gave this replica, rotated like it.
+
+    Returns:
+        A handler of `requests_<replica>.log`; of standard error where Serve logs to no file.
+    """
+    for handler in logging.getLogger("ray.serve").handlers:
+        file = getattr(handler, "target", handler)  # Serve puts a buffer before its file
+        if isinstance(file, RotatingFileHandler):
+            path = Path(file.baseFilename)
+            name = f"requests_{path.name.removeprefix('replica_')}"
+            return RotatingFileHandler(
+                path.with_name(name), maxBytes=file.maxBytes, backupCount=file.backupCount
+            )
+    return logging.StreamHandler(sys.stderr)

@@ -1,0 +1,41 @@
+"""`python -m launcher start | stop`: what `make serve` and `make stop` run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from deployments.settings import PROJECT
+from launcher.driver import StartError, say, start, stop
+from launcher.environment import service_environment
+from launcher.processes import RUN, run_directory
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m launcher", description=__doc__)
+    parser.add_argument("command", choices=("start", "stop"))
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--config", type=Path, default=PROJECT / "serve_config.yaml", help="a Serve config file"
+    )
+    options = parser.parse_args()
+    try:
+        if options.command == "stop":
+            stop(options.port)
+        elif os.environ.get(RUN) != run_directory(options.port):
+            # Ray reads its settings when imported: set them before this process begins.
+            command = [sys.executable, "-m", "launcher", *sys.argv[1:]]
+            os.execve(sys.executable, command, service_environment(options.port))  # noqa: S606
+        else:
+            start(options.host, options.port, options.config)
+    except StartError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

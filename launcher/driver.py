@@ -1,0 +1,190 @@
+"""Runs the service in this process until it is interrupted, and leaves no process or busy port."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deployments.serve_config import ServeConfig
+from launcher.processes import RUN, is_driver, kill, processes, run_directory
+
+_READY_WITHIN_S = 120.0
+_STOPPED_WITHIN_S = 60.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_interrupted = threading.Event()
+
+
+class StartError(Exception):
+    """The service can't be started; the text says why and what to do."""
+
+
+def start(host: str, port: int, config_file: Path) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        StartError: the port is taken, the config is wrong, or the service does not come up.
+    """
+    _handle_signals(_interrupt)
+    others = [process for process in processes(port) if process.pid != os.getpid()]
+    if any(map(is_driver, others)):
+        raise StartError(f"it runs on port {port} already; `make stop PORT={port}` stops it")
+    _remove(others, "what an earlier, killed service left behind")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
+                "with `make serve PORT=…`"
+            ) from error
+    try:
+        config = ServeConfig.read(config_file)
+        config.check()
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
+    began = time.monotonic()
+    try:
+        dashboard, logs = _start_ray(config.listening(host, port).fields)
+        say("loading the model …")
+        _wait_until_ready(host, port, logs)
+        say(
+            f"ready after {time.monotonic() - began:.0f} s\n"
+            f"  page      http://{host}:{port}/\n"
+            f"  try       curl -F image=@samples/tshirt.jpg http://{host}:{port}/v1/classify\n"
+            f"  change    RAY_AUTH_MODE=token .venv/bin/serve deploy --address {dashboard} CONFIG\n"
+            f"  logs      {logs}\n"
+            "  stop      Ctrl-C, or `make stop`"
+        )
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopping …")
+    finally:
+        # A second Ctrl-C would leave the port busy; the shutdown takes a few seconds.
+        _handle_signals(signal.SIG_IGN)
+        _shut_down(port)
+    say("stopped")
+
+
+def stop(port: int) -> None:
+    """Stop the service on a port, and whatever is left of it."""
+    _handle_signals(_interrupt)
+    found = list(processes(port))
+    drivers = [process for process in found if is_driver(process)]
+    for driver in drivers:
+        driver.send_signal(signal.SIGINT)
+    psutil.wait_procs(drivers, timeout=_STOPPED_WITHIN_S)
+    _remove(list(processes(port)), "what did not stop by itself")
+    say(f"stopped the service on port {port}" if found else f"nothing runs on port {port}")
+
+
+def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
+    """Start Ray and give it the config, as `serve deploy` does.
+
+    Returns:
+        The address of its dashboard, which takes configs, and the folder of Serve's logs.
+    """
+    say("starting Ray …")
+    with _signals_held():  # Ray half imported could not be shut down
+        import ray  # noqa: PLC0415  (it reads the environment when imported)
+        from ray import serve  # noqa: F401, PLC0415
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
+
+    context = ray.init(
+        include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
+        object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
+        _temp_dir=os.environ[RUN],
+    )  # fmt: skip
+    _handle_signals(_interrupt)  # Ray has replaced the handlers
+    dashboard = f"http://{context.dashboard_url}"
+    try:
+        ServeSubmissionClient(dashboard).deploy_applications(config)
+    except RuntimeError as error:
+        raise StartError(f"Ray Serve refused the config: {error}") from error
+    return dashboard, f"{os.environ[RUN]}/session_latest/logs/serve"
+
+
+def _wait_until_ready(host: str, port: int, logs: str) -> None:
+    from ray import serve  # noqa: PLC0415
+
+    until = time.monotonic() + _READY_WITHIN_S
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/readyz"  # noqa: S104
+    while time.monotonic() < until:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+        if any(a.status == "DEPLOY_FAILED" for a in serve.status().applications.values()):
+            raise StartError(_serve_messages())
+    raise StartError(
+        f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}\n{_serve_messages()}"
+    )
+
+
+def _serve_messages() -> str:
+    from ray import serve  # noqa: PLC0415
+
+    lines = []
+    for application in serve.status().applications.values():
+        lines += [application.message, *(d.message for d in application.deployments.values())]
+    return "\n".join(filter(None, lines))
+
+
+def _shut_down(port: int) -> None:
+    if "ray" in sys.modules:
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+
+        if ray.is_initialized():
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
+    kill([process for process in processes(port) if process.pid != os.getpid()])
+
+
+def _remove(left: list[psutil.Process], description: str) -> None:
+    if left:
+        say(f"removing {description} ({len(left)} processes)")
+        kill(left)
+
+
+def _handle_signals(handler: Any) -> None:
+    """Ctrl-C, `kill` and a closed terminal all end the service the same way."""
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    _interrupted.set()  # a destructor may swallow the exception
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,72 @@
+"""Finds the processes of a service on this machine, and free ports.
+
+Every process of a service names its run directory: in its environment, or, where Ray overwrites
+that with a title, as the place where its output goes. So `stop` and the next start also find what
+a killed service left behind. Serve's HAProxy, for one, outlives its driver and keeps the port.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from deployments.settings import PROJECT
+
+RUN = "MLC_RUN"  # in the environment: the run directory
+# Above those that Serve's replicas may take, below those that the kernel gives to clients.
+_FREE_PORTS = range(31_001, 32_768)
+
+
+def run_directory(port: int) -> str:
+    """The directory of a service's logs and sockets, one for each checkout and port.
+
+    It is short, since the names of Ray's sockets start with it.
+    """
+    checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
+    return str(Path(tempfile.gettempdir()) / f"mlc-{checkout}-{port}")
+
+
+def processes(port: int) -> Iterator[psutil.Process]:
+    """Every process of this checkout's service on a port, its driver included."""
+    run = run_directory(port)
+    for process in psutil.process_iter():
+        try:
+            output = Path(f"/proc/{process.pid}/fd/1").readlink()
+            if output.is_relative_to(run) or process.environ().get(RUN) == run:
+                yield process
+        except (OSError, psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it has ended, or belongs to another user
+
+
+def is_driver(process: psutil.Process) -> bool:
+    """Whether it is the process that `python -m launcher start` runs in."""
+    return process.cmdline()[1:4] == ["-m", "launcher", "start"]
+
+
+def kill(victims: Sequence[psutil.Process]) -> None:
+    """Kill processes and wait until they are gone."""
+    for process in victims:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(victims, timeout=10)
+
+
+def free_ports() -> Iterator[int]:
+    """Ports that nothing listens on, in random order, none twice.
+
+    They are not from the range of the kernel. A port that the kernel names free may go to a
+    client's connection a moment later, and one of Ray's many processes may be faster.
+    """
+    for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers bind
+            with suppress(OSError):
+                probe.bind(("0.0.0.0", port))  # noqa: S104  (it never listens)
+                yield port

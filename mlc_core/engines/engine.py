@@ -1,0 +1,42 @@
+"""What all engines have in common. Imports no runtime."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlc_core.errors import ArtifactError
+from mlc_core.spec import Spec
+
+EngineName = Literal["onnxruntime", "tensorflow", "emulated"]
+Precision = Literal["float32", "int8", "bfloat16"]
+
+Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
+Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row sums to 1
+
+
+class Engine(Protocol):
+    """A loaded model. Called from one thread at a time."""
+
+    def infer(self, images: Images) -> Probabilities:
+        """Run the network on images of exactly the size that its spec states."""
+        ...
+
+
+def check_heads(engine: Engine, spec: Spec) -> None:
+    """Infer one image and compare the heads with the spec.
+
+    Raises:
+        ArtifactError: the network does not take such an image, or has other heads.
+    """
+    image = np.full((1, spec.image.height_px, spec.image.width_px, 3), 255, np.uint8)
+    try:
+        probabilities = engine.infer(image)
+    except Exception as error:  # each runtime has errors of its own
+        raise ArtifactError(f"the network does not take {spec.image} images: {error}") from error
+    found = {head: rows.shape[1] for head, rows in probabilities.items()}
+    stated = {head: len(classes) for head, classes in spec.heads.items()}
+    if found != stated:
+        raise ArtifactError(f"the network has heads {found}, its spec.json says {stated}")

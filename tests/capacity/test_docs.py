@@ -1,0 +1,52 @@
+"""Claims about docs/capacity.md: its tables are what was measured, and what is planned of it."""
+
+import json
+
+import pytest
+import yaml
+from services import PROJECT
+
+from capacity.planner import plan, read_costs, table
+from capacity.search import Found, ceiling_table, found_table
+from deployments.settings import check
+from k8s.render import merged
+
+FOLDER = PROJECT / "docs/capacity"
+PAGE = (PROJECT / "docs/capacity.md").read_text(encoding="utf-8")
+MEASURED = ["serve_config", "serve_config.rehearsal"]
+
+
+def result(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_and_predicted_rates_are_those_of_the_run(name):
+    assert found_table([Found(**each) for each in result(name)["found"]]) in PAGE
+
+
+def test_the_ceiling_is_that_of_the_run():
+    assert ceiling_table(result("serve_config")["ceiling"]) in PAGE
+
+
+def test_the_planner_is_within_a_fifth_of_what_was_measured_on_compositions_it_was_not_fitted_to():
+    found = [Found(**each) for each in result("serve_config.rehearsal")["found"]]
+    largest = max(each.batch for each in found)
+    fitted = [each for each in found if each.classifiers == 1 and each.batch == largest]
+    others = [each for each in found if each not in fitted]
+    assert len(others) >= 5
+    for each in others:
+        assert 0.8 <= each.ratio <= 1.2, each.name
+
+
+@pytest.mark.slow
+def test_the_plan_is_what_the_planner_makes_of_the_costs():
+    costs = read_costs(FOLDER / "serve_config.json")
+    for row in table([plan(costs, rate, 0.5) for rate in (1_000, 100_000, 1_000_000)]).splitlines():
+        assert row in PAGE
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_recommended_values_fit_their_config(name):
+    config = yaml.safe_load((PROJECT / f"{name}.yaml").read_text())
+    check(merged(config, yaml.safe_load((FOLDER / f"{name}.recommended.yaml").read_text())))

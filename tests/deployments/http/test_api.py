@@ -1,0 +1,345 @@
+"""Claims about the HTTP contract, without a cluster: the way to the classifier is played."""
+
+import asyncio
+import json
+import logging
+
+import httpx
+import pytest
+import uvicorn
+
+from deployments import metrics
+from deployments.errors import DeadlinePassed, Overloaded, Unavailable
+from deployments.http.api import build_api
+from deployments.settings import Limits, RequestLogging, Settings
+from deployments.telemetry.request_log import RequestLog
+from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+
+SETTINGS = Settings(
+    limits=Limits(photo_bytes=1000, batch_photos=3, batch_bytes=5000),
+    upload_timeout_s=0.2,
+    retry_after_s=7,
+)
+
+
+class Photos:
+    """Answers each photo with what a test planned for its bytes."""
+
+    def __init__(self):
+        self.planned = {}
+        self.asked = []
+
+    async def classify_many(self, photos, choice, _entry):
+        self.asked += [(photo, choice) for photo in photos]
+        return [self.planned.get(photo, b'{"photo":"%s"}' % photo) for photo in photos]
+
+    async def classify(self, photo, choice, client_left, entry):
+        (answer,) = await self.classify_many([photo], choice, entry)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def request_log():
+    return RequestLog(RequestLogging(), logging.NullHandler())
+
+
+@pytest.fixture
+def photos():
+    return Photos()
+
+
+@pytest.fixture
+def log():
+    return request_log()
+
+
+@pytest.fixture
+def client(photos, log):
+    async def describe():
+        return {"name": "fashion"}
+
+    app = build_api(photos, describe, lambda: None, SETTINGS, log)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://service")
+
+
+async def problem(response, status):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    details = response.json()
+    assert details["status"] == status
+    assert set(details) == {"type", "title", "status", "detail", "request_id"}
+    return details
+
+
+@pytest.mark.parametrize("declared", [None, "image/jpeg", "image/heic", "application/octet-stream"])
+async def test_a_raw_body_is_a_photo_whatever_image_it_is_declared_as(client, declared):
+    headers = {"content-type": declared} if declared else {}
+    response = await client.post("/v1/classify", content=b"bytes", headers=headers)
+    assert (response.status_code, response.json()) == (200, {"photo": "bytes"})
+
+
+async def test_a_form_field_image_is_a_photo(client):
+    response = await client.post("/v1/classify", files={"image": b"bytes"})
+    assert response.json() == {"photo": "bytes"}
+
+
+async def test_the_query_chooses_the_labels(client, photos):
+    await client.post("/v1/classify?top_k=20&min_confidence=0.5", content=b"x")
+    assert photos.asked == [(b"x", (20, 0.5))]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["top_k=0", "top_k=21", "top_k=1.5", "top_k=", "top_k=²", "min_confidence=2",
+     "min_confidence=nan", "min_confidence=-0.1", "min_confidence=much"],
+)  # fmt: skip
+async def test_a_parameter_out_of_range_is_named(client, query):
+    details = await problem(await client.post(f"/v1/classify?{query}", content=b"x"), 400)
+    assert query.split("=")[0] in details["detail"]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"content": b""},
+        {"files": {"photo": b"x"}},
+        {"data": {"image": "text"}, "files": {"other": b"x"}},
+    ],
+)
+async def test_no_photo_is_malformed(client, kwargs):
+    await problem(await client.post("/v1/classify", **kwargs), 400)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "multipart/form-data; boundary=other"]
+)
+async def test_a_broken_form_is_malformed(client, content_type):
+    headers = {"content-type": content_type}
+    await problem(await client.post("/v1/classify", content=b"no form", headers=headers), 400)
+
+
+@pytest.mark.parametrize("declared", ["text/plain", "application/x-www-form-urlencoded"])
+async def test_a_declared_type_that_is_no_image_is_refused_and_told_what_to_do(client, declared):
+    response = await client.post("/v1/classify", content=b"x", headers={"content-type": declared})
+    assert "multipart/form-data" in (await problem(response, 415))["detail"]
+
+
+async def test_a_body_over_the_limit_is_refused_declared_or_not(client, photos):
+    async def chunks():
+        for _ in range(20):
+            yield b"x" * 100
+
+    await problem(await client.post("/v1/classify", content=b"x" * 1001), 413)
+    await problem(await client.post("/v1/classify", content=chunks()), 413)
+    await problem(await client.post("/v1/classify", files={"image": b"x" * 1001}), 413)
+    two = [("image", b"x"), ("image", b"y")]
+    await problem(await client.post("/v1/classify", files=two), 413)
+    assert photos.asked == []
+
+
+async def test_an_upload_that_stalls_is_given_up(client):
+    async def stalls():
+        yield b"x"
+        await asyncio.Event().wait()
+
+    await problem(await client.post("/v1/classify", content=stalls()), 408)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UnsupportedFormat("no image"), 415),
+        (UndecodablePhoto("truncated"), 422),
+        (PhotoTooLarge("too many pixels"), 422),
+        (Overloaded("full"), 503),
+        (Unavailable("gone"), 503),
+        (DeadlinePassed("late"), 504),
+    ],
+)
+async def test_each_error_has_its_status_and_says_why(client, photos, error, status):
+    photos.planned[b"x"] = error
+    response = await client.post("/v1/classify", content=b"x", headers={"x-request-id": "r1"})
+    details = await problem(response, status)
+    assert (details["detail"], details["request_id"]) == (str(error), "r1")
+    assert response.headers.get("retry-after") == ("7" if status == 503 else None)
+
+
+async def test_an_error_nobody_foresaw_tells_nothing_of_our_insides(client, photos, caplog):
+    photos.planned[b"x"] = ZeroDivisionError("secret")
+    response = await client.post("/v1/classify", content=b"x", headers={"x-request-id": "r1"})
+    assert "secret" not in json.dumps(await problem(response, 500))
+    assert "r1" in caplog.text
+
+
+async def test_a_batch_answers_in_the_order_sent_and_one_bad_photo_spoils_no_other(client, photos):
+    photos.planned[b"bad"] = UndecodablePhoto("truncated")
+    response = await client.post(
+        "/v1/classify/batch", files=[("images", photo) for photo in (b"a", b"bad", b"c")]
+    )
+    first, bad, last = response.json()["results"]
+    assert (first, last) == ({"photo": "a"}, {"photo": "c"})
+    assert (bad["status"], bad["detail"]) == (422, "truncated")
+
+
+async def test_an_oversized_or_empty_photo_in_a_batch_is_a_problem_of_its_own(client):
+    files = [("images", photo) for photo in (b"a", b"x" * 1001, b"")]
+    results = (await client.post("/v1/classify/batch", files=files)).json()["results"]
+    assert [result.get("status") for result in results] == [None, 413, 400]
+
+
+@pytest.mark.parametrize("count", [4, 20])
+async def test_more_photos_than_a_batch_may_carry_are_refused(client, count):
+    files = [("images", b"x")] * count
+    details = await problem(await client.post("/v1/classify/batch", files=files), 413)
+    assert "at most 3" in details["detail"]
+
+
+async def test_a_batch_without_a_form_or_a_photo_is_refused(client):
+    await problem(await client.post("/v1/classify/batch", content=b"x"), 415)
+    await problem(await client.post("/v1/classify/batch", files={"image": b"x"}), 400)
+
+
+async def test_unknown_paths_and_methods_are_problems_too(client):
+    await problem(await client.get("/nowhere"), 404)
+    response = await client.get("/v1/classify")
+    await problem(response, 405)
+    assert response.headers["allow"] == "POST"
+
+
+async def test_the_service_is_not_ready_until_its_chain_answers(photos):
+    async def describe():
+        return {}
+
+    app = build_api(photos, describe, lambda: "no answer yet", SETTINGS, request_log())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["reason"] == "no answer yet"
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_the_page_needs_nothing_from_outside(client):
+    response = await client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+async def test_the_contract_lists_every_route(client):
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert set(paths) == {
+        "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
+        "/openapi.json", "/metrics",
+    }  # fmt: skip
+
+
+async def test_requests_and_photos_are_counted_once_each_by_route_and_status(
+    client, photos, log, recorded
+):
+    photos.planned = {b"bad": UndecodablePhoto("truncated"), b"late": DeadlinePassed("late")}
+    for data in (b"good", b"bad", b"late"):
+        await client.post("/v1/classify", content=data)
+    files = [("images", data) for data in (b"good", b"late", b"")]
+    await client.post("/v1/classify/batch", files=files)
+    await client.get("/made/up")
+    await log.flush()
+
+    def counted(metric):
+        return [
+            (each["route"].removeprefix("/v1/classify"), each["status"])
+            for declared, _, each in recorded
+            if declared is metric
+        ]
+
+    assert counted(metrics.REQUEST_S) == [
+        ("", "200"), ("", "422"), ("", "504"), ("/batch", "200"), ("other", "404"),
+    ]  # fmt: skip
+    assert sorted(counted(metrics.ANSWERS)) == [
+        ("", "200"), ("", "422"), ("", "504"),
+        ("/batch", "200"), ("/batch", "400"), ("/batch", "504"),
+    ]  # fmt: skip
+    named = [each["problem"] for metric, _, each in recorded if metric is metrics.PROBLEMS]
+    assert named == ["undecodable-photo", "deadline-passed", "deadline-passed", "malformed-request",
+                     "not-found"]  # fmt: skip
+
+
+async def test_a_cancelled_request_is_a_client_that_left(photos, log, recorded):
+    """As Serve cancels a batch whose client hung up."""
+    asked = asyncio.Event()
+
+    async def hang(*_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    photos.classify_many = hang
+    app = build_api(photos, None, lambda: None, SETTINGS, log)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        files = {"images": b"x"}
+        request = asyncio.create_task(client.post("/v1/classify/batch", files=files))
+        await asked.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    await log.flush()
+    labels = [each for metric, _, each in recorded if metric is metrics.REQUEST_S]
+    assert labels == [{"route": "/v1/classify/batch", "status": "499"}]
+    assert [metric for metric, *_ in recorded].count(metrics.PROBLEMS) == 1
+
+
+async def test_under_a_route_prefix_paths_are_known_and_counted(photos, log, recorded):
+    app = build_api(photos, None, lambda: None, SETTINGS, log)
+    transport = httpx.ASGITransport(app, root_path="/shop")
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        response = await client.post("/shop/v1/classify", content=b"good")
+    assert response.status_code == 200
+    await log.flush()
+    (labels,) = [each for metric, _, each in recorded if metric is metrics.ANSWERS]
+    assert labels == {"route": "/v1/classify", "status": "200"}
+
+
+async def test_the_metrics_endpoint_can_be_switched_off(photos):
+    settings = Settings(metrics_endpoint=False)
+    app = build_api(photos, None, lambda: None, settings, request_log())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await client.get("/metrics")).status_code == 404
+        assert "/metrics" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+@pytest.mark.parametrize("size_bytes", [1, 200_000])  # uvicorn stops reading at 64 KiB
+async def test_whether_the_client_left_is_known_when_its_photos_turn_comes(size_bytes):
+    """On a real server and a real connection: what is asked is uvicorn's own receive."""
+    at_its_turn = asyncio.Queue()
+
+    class Waiting:
+        async def classify(self, _photo, _choice, client_left, _entry):
+            await at_its_turn.put(client_left)
+            await asyncio.Event().wait()
+
+    async def describe():
+        return {}
+
+    app = build_api(Waiting(), describe, lambda: None, Settings(), request_log())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: {size_bytes}\r\n\r\n"
+        writer.write(head.encode() + b"x" * size_bytes)
+        client_left = await at_its_turn.get()
+        assert not client_left()
+        assert not client_left()  # to ask changes nothing
+        writer.close()
+        while server.server_state.connections:
+            await asyncio.sleep(0.01)
+        assert client_left()
+    server.force_exit = server.should_exit = True
+    await serving

@@ -1,0 +1,30 @@
+"""Claims about how many classifier replicas are wanted."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.serve.config import AutoscalingConfig
+
+from deployments.pipeline.autoscaling import PHOTOS_HELD, photos
+
+
+def wanted(held, target=24, replicas=2):
+    metrics = {PHOTOS_HELD: dict(enumerate(held))} if held else {}
+    config = AutoscalingConfig(max_replicas=9, target_ongoing_requests=target)
+    context = SimpleNamespace(
+        aggregated_metrics=metrics, config=config, target_num_replicas=replicas
+    )
+    return photos(context)[0]
+
+
+def test_photos_not_calls_decide_how_many_replicas():
+    assert wanted([40, 32]) == 3
+    assert wanted([24]) == 1
+
+
+def test_half_the_photos_want_half_the_replicas():
+    assert wanted([10, 14]) == pytest.approx(wanted([20, 28]) / 2)
+
+
+def test_nothing_changes_before_a_replica_has_told_what_it_holds():
+    assert wanted([], replicas=2) == 2

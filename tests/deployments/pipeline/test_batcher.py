@@ -1,0 +1,380 @@
+"""Claims about the batcher: order, fairness, bounds, deadlines, faults, clients that leave."""
+
+import asyncio
+import contextvars
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ShuttingDown
+from deployments.pipeline.batcher import Batcher, Bounds
+
+WIDE = Bounds(items=32, size_bytes=1000, in_flight=1, waiting=1000)
+
+
+class Engine:
+    """Runs batches only when told to, and remembers them."""
+
+    def __init__(self, *, open_gate=True):
+        self.batches = []
+        self.gate = asyncio.Event()
+        if open_gate:
+            self.gate.set()
+        self.most_at_once = self._at_once = 0
+
+    async def run(self, items):
+        self.batches.append(items)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await self.gate.wait()
+        self._at_once -= 1
+        return [f"answer to {item}" for item in items]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_items_that_arrive_together_go_together():
+    engine = Engine()
+    batcher = Batcher(engine.run, WIDE)
+    answers = await asyncio.gather(*(batcher.submit(n) for n in range(5)))
+    assert engine.batches == [[0, 1, 2, 3, 4]]
+    assert answers == [f"answer to {n}" for n in range(5)]
+
+
+async def test_a_lone_item_does_not_wait_for_company():
+    engine = Engine()
+    batcher = Batcher(engine.run, WIDE)
+    assert await asyncio.wait_for(batcher.submit("lone"), 1) == "answer to lone"
+
+
+async def test_what_gathers_while_the_engine_is_busy_becomes_one_batch():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    first = batcher.submit("first")
+    await until(lambda: engine.batches)
+    later = [batcher.submit(n) for n in range(7)]
+    engine.gate.set()
+    await asyncio.gather(first, *later)
+    assert engine.batches == [["first"], list(range(7))]
+
+
+async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(4)]
+    await until(lambda: engine.batches)
+    futures += [batcher.submit(n) for n in range(4, 7)]
+    await asyncio.sleep(0)
+    assert (batcher.in_flight, batcher.waiting) == (1, 3)
+    assert batcher.held == 3 + len(engine.batches[0])
+    futures.append(batcher.submit(7))
+    await until(lambda: batcher.in_flight == 2)
+    engine.gate.set()
+    await asyncio.gather(*futures)
+    assert engine.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+async def test_what_waits_beside_a_batch_that_hangs_is_not_held_up():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(8)]
+    await until(lambda: engine.batches)
+    futures.append(batcher.submit("few"))
+    await until(lambda: engine.batches[1:] == [["few"]])
+    engine.gate.set()
+    await asyncio.gather(*futures)
+
+
+async def test_a_full_batch_need_not_be_as_large_as_all_that_run():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=2, size_bytes=1000, in_flight=2, waiting=100))
+    futures = [batcher.submit(n) for n in range(4)]
+    await until(lambda: batcher.in_flight == 2)
+    engine.gate.set()
+    await asyncio.gather(*futures)
+
+
+async def test_what_is_less_than_its_share_goes_when_nothing_else_runs():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=3, waiting=100))
+    first = [batcher.submit(n) for n in range(8)]
+    await until(lambda: engine.batches)
+    last = batcher.submit("few")
+    engine.gate.set()
+    assert await asyncio.wait_for(last, 5) == "answer to few"
+    await asyncio.gather(*first)
+
+
+async def test_the_next_batch_starts_before_the_answers_of_the_last_are_out():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    first = [batcher.submit(n) for n in range(32)]
+    await until(lambda: engine.batches)
+    batcher.submit("next")
+    out_by_then = []
+
+    async def run(items):
+        out_by_then.append(sum(future.done() for future in first))
+        return items
+
+    batcher._run = run
+    engine.gate.set()
+    await asyncio.gather(*first)
+    assert out_by_then
+    assert out_by_then[0] <= 8
+
+
+async def test_an_item_whose_client_left_is_never_run():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    busy = batcher.submit("busy")
+    await until(lambda: engine.batches)
+    left, here = asyncio.Event(), batcher.submit("here", client_left=lambda: False)
+    gone = batcher.submit("gone", client_left=left.is_set)
+    left.set()
+    engine.gate.set()
+    await asyncio.gather(busy, here)
+    with pytest.raises(ClientLeft):
+        await gone
+    assert engine.batches == [["busy"], ["here"]]
+
+
+async def test_first_come_first_served_across_batches():
+    engine = Engine()
+    batcher = Batcher(engine.run, Bounds(items=3, size_bytes=1000, in_flight=1, waiting=100))
+    await asyncio.gather(*(batcher.submit(n) for n in range(8)))
+    assert engine.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+async def test_a_batch_is_bounded_by_bytes_and_a_larger_item_goes_alone():
+    engine = Engine()
+    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=10, in_flight=1, waiting=100))
+    sizes = [4, 4, 4, 25, 4]
+    await asyncio.gather(*(batcher.submit(n, size_bytes=size) for n, size in enumerate(sizes)))
+    assert engine.batches == [[0, 1], [2], [3], [4]]
+
+
+async def test_no_more_batches_run_at_once_than_allowed():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=2, size_bytes=10, in_flight=3, waiting=100))
+    futures = [batcher.submit(n) for n in range(20)]
+    await until(lambda: len(engine.batches) == 3)
+    await asyncio.sleep(0)
+    assert batcher.in_flight == 3
+    engine.gate.set()
+    await asyncio.gather(*futures)
+    assert engine.most_at_once == 3
+
+
+async def test_one_item_too_many_is_refused_and_the_others_are_answered():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=2))
+    running = batcher.submit("running")
+    await until(lambda: engine.batches)
+    waiting = [batcher.submit(n) for n in range(2)]
+    with pytest.raises(Overloaded):
+        await batcher.submit("one too many")
+    engine.gate.set()
+    assert len(await asyncio.gather(running, *waiting)) == 3
+
+
+async def test_an_item_taken_back_while_waiting_is_never_run_and_frees_its_place():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, Bounds(items=8, size_bytes=10, in_flight=1, waiting=2))
+    running = batcher.submit("running")
+    await until(lambda: engine.batches)
+    left, stayed = batcher.submit("left"), batcher.submit("stayed")
+    left.cancel()
+    await asyncio.sleep(0)
+    other = batcher.submit("other")
+    engine.gate.set()
+    await asyncio.gather(running, stayed, other)
+    assert engine.batches == [["running"], ["stayed", "other"]]
+
+
+async def test_an_item_taken_back_in_the_same_turn_is_never_run():
+    engine = Engine()
+    batcher = Batcher(engine.run, WIDE)
+    left, stayed = batcher.submit("left"), batcher.submit("stayed")
+    left.cancel()
+    await stayed
+    assert engine.batches == [["stayed"]]
+
+
+async def test_an_item_taken_back_while_running_leaves_its_batch_alone():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+    left, stayed = batcher.submit("left"), batcher.submit("stayed")
+    await until(lambda: engine.batches)
+    left.cancel()
+    engine.gate.set()
+    assert await stayed == "answer to stayed"
+
+
+async def test_an_item_past_its_deadline_is_never_run():
+    engine, clock = Engine(open_gate=False), Clock()
+    batcher = Batcher(engine.run, WIDE, clock=clock)
+    running = batcher.submit("running", deadline=clock.now + 1)
+    await until(lambda: engine.batches)
+    late = batcher.submit("late", deadline=clock.now + 1)
+    in_time = batcher.submit("in time", deadline=clock.now + 10)
+    clock.now += 5
+    engine.gate.set()
+    with pytest.raises(DeadlinePassed):
+        await late
+    await asyncio.gather(running, in_time)
+    assert engine.batches == [["running"], ["in time"]]
+
+
+async def test_each_batch_is_reported_with_its_size_and_longest_wait():
+    engine, clock, reported = Engine(open_gate=False), Clock(), []
+    batcher = Batcher(engine.run, WIDE, lambda *batch: reported.append(batch), clock)
+    first = batcher.submit("first")
+    await until(lambda: engine.batches)
+    later = batcher.submit("waits 3 s")
+    clock.now += 1
+    last = batcher.submit("waits 2 s")
+    clock.now += 2
+    engine.gate.set()
+    await asyncio.gather(first, later, last)
+    assert reported == [(1, 0.0), (2, 3.0)]
+
+
+async def test_an_error_of_one_item_is_its_own():
+    async def run(items):
+        return [ValueError(item) if item == "bad" else item for item in items]
+
+    batcher = Batcher(run, WIDE)
+    good, bad, other = (batcher.submit(item) for item in ("good", "bad", "other"))
+    assert await asyncio.gather(good, other) == ["good", "other"]
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+
+
+async def test_a_batch_that_fails_fails_its_items_and_no_later_ones():
+    async def run(items):
+        if "poison" in items:
+            raise OSError("engine on fire")
+        return items
+
+    batcher = Batcher(run, Bounds(items=2, size_bytes=10, in_flight=1, waiting=100))
+    futures = [batcher.submit(item) for item in ("poison", "beside it", "later")]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(result) for result in results] == [OSError, OSError, str]
+
+
+async def test_too_few_answers_are_an_error_not_a_mix_up():
+    async def run(items):
+        return items[1:]
+
+    batcher = Batcher(run, WIDE)
+    with pytest.raises(RuntimeError, match="1 answers to a batch of 2"):
+        await asyncio.gather(batcher.submit("a"), batcher.submit("b"))
+
+
+async def test_closing_answers_those_that_wait_and_refuses_new_ones():
+    engine = Engine()
+    batcher = Batcher(engine.run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=100))
+    futures = [batcher.submit(n) for n in range(4)]
+    await batcher.close()
+    assert all(future.done() for future in futures)
+    assert len(engine.batches) == 4
+    with pytest.raises(ShuttingDown):
+        await batcher.submit("new")
+
+
+async def test_a_batch_runs_in_the_context_of_none_of_its_items():
+    request = contextvars.ContextVar("request", default="none")
+    seen = []
+
+    async def run(items):
+        seen.append(request.get())
+        return items
+
+    async def client(name):
+        request.set(name)
+        await batcher.submit(name)
+
+    batcher = Batcher(run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=100))
+    await asyncio.gather(*(asyncio.create_task(client(name)) for name in "abc"))
+    assert seen == ["none"] * 3
+
+
+async def test_the_client_that_opened_a_batch_may_be_cancelled_alone():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, WIDE)
+
+    async def client(name):
+        return await batcher.submit(name)
+
+    opener, other = asyncio.create_task(client("opener")), asyncio.create_task(client("other"))
+    await until(lambda: engine.batches)
+    opener.cancel()
+    engine.gate.set()
+    assert await other == "answer to other"
+    assert engine.batches == [["opener", "other"]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    items=st.integers(1, 9),
+    in_flight=st.integers(1, 4),
+    waiting=st.integers(1, 40),
+    clients=st.lists(
+        st.tuples(
+            st.integers(0, 30),  # bytes
+            st.booleans(),  # leaves before it is answered
+            st.booleans(),  # a bad item
+            st.integers(0, 6),  # turns of the loop before the next client comes
+        ),
+        max_size=60,
+    ),
+)
+def test_no_item_is_lost_doubled_or_swapped(items, in_flight, waiting, clients):
+    async def scenario():
+        ran = []
+
+        async def run(batch):
+            ran.extend(batch)
+            assert len(batch) <= items
+            for _ in range(batch[0] % 4):
+                await asyncio.sleep(0)
+            return [KeyError(n) if clients[n][2] else n for n in batch]
+
+        batcher = Batcher(run, Bounds(items, 40, in_flight, waiting))
+        futures = []
+        for n, (size_bytes, leaves, _, turns) in enumerate(clients):
+            futures.append(batcher.submit(n, size_bytes=size_bytes))
+            if leaves:
+                futures[n].cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        await asyncio.wait_for(batcher.close(), 5)
+        assert len(ran) == len(set(ran))
+        assert batcher.waiting == batcher.in_flight == 0
+        for n, future in enumerate(futures):
+            assert future.done()
+            if future.cancelled():
+                continue
+            error = future.exception()
+            if isinstance(error, Overloaded):
+                assert n not in ran
+            elif clients[n][2]:
+                assert isinstance(error, KeyError)
+                assert error.args == (n,)
+            else:
+                assert future.result() == n
+
+    asyncio.run(scenario())

@@ -1,0 +1,303 @@
+"""Claims about the classifier and the preprocessor as plain objects; the model is the shipped one.
+
+The cluster around them is played by a handle that calls straight through.
+"""
+
+import asyncio
+import hashlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from ray.exceptions import ActorUnavailableError
+
+from deployments import metrics
+from deployments.errors import DeadlinePassed, Overloaded, Unavailable, WrongImageSize
+from deployments.messages import PROBE_ID, Answers, Images, Photo, Trace
+from deployments.pipeline.classifier import Classifier
+from deployments.pipeline.preprocessor import Preprocessor
+from deployments.settings import PROJECT, Settings
+from mlc_core.artifact import load_artifact
+from mlc_core.engines.loading import load_engine
+from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+from mlc_core.labels import Choice, Labeller
+from mlc_core.photo import decode
+from mlc_core.spec import HEADS
+
+SHIPPED = PROJECT / "models/fashion/1"
+CONFIG = {"model": "models/fashion/1", "engine": "onnxruntime"}
+
+
+class Handle:
+    """A deployment handle that calls straight through."""
+
+    def __init__(self, called, method="classify"):
+        self._called, self._method = called, method
+
+    def options(self, method_name, **_):
+        return Handle(self._called, method_name)
+
+    def remote(self, *args):
+        return getattr(self._called, self._method)(*args)
+
+
+@pytest.fixture
+async def classifier():
+    classifier = Classifier(Settings())
+    await classifier.reconfigure(CONFIG)
+    return classifier
+
+
+def photo(color="red", size=(60, 80), kind="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, kind)
+    return file.getvalue()
+
+
+def asked(data, left_s=30.0):
+    return Photo(data, Choice(), left_s, "id")
+
+
+def pixels(count, height_px=80, width_px=60, left_s=30.0):
+    images = np.random.default_rng(1).integers(0, 255, (count, height_px, width_px, 3), np.uint8)
+    return images, Images(
+        images.tobytes(), height_px, width_px, [Choice()] * count, [left_s] * count, ["id"] * count
+    )
+
+
+async def test_each_image_gets_its_own_answer_whatever_shares_its_batch(classifier):
+    images, group = pixels(20)
+    model = load_artifact(SHIPPED)
+    engine, labeller = load_engine("onnxruntime", model), Labeller(model.spec)
+    alone = [labeller.answers(engine.infer(image[None]), [Choice()])[0] for image in images]
+    others = [pixels(n)[1] for n in (1, 7, 31)]
+    (answers, _), *_ = await asyncio.gather(*(classifier.classify(g) for g in (group, *others)))
+    for together, by_itself in zip(answers, alone, strict=True):
+        a, b = json.loads(together)["labels"], json.loads(by_itself)["labels"]
+        assert {head: a[head]["label"] for head in a} == {head: b[head]["label"] for head in b}
+        for head in a:
+            assert a[head]["confidence"] == pytest.approx(b[head]["confidence"], abs=2e-4)
+
+
+async def test_images_of_another_size_are_told_the_size_and_spoil_no_other(classifier):
+    small, right = pixels(2, 8, 6)[1], pixels(3)[1]
+    (wrong, _), (answers, _) = await asyncio.gather(
+        classifier.classify(small), classifier.classify(right)
+    )
+    assert all(isinstance(answer, bytes) for answer in answers)
+    assert all(isinstance(answer, WrongImageSize) for answer in wrong)
+    assert (wrong[0].wanted.height_px, wrong[0].wanted.width_px) == (80, 60)
+
+
+async def test_an_image_past_its_deadline_is_not_inferred(classifier, monkeypatch):
+    inferred = []
+    infer = classifier._model.engine.infer
+    monkeypatch.setattr(
+        classifier._model.engine, "infer", lambda x: inferred.append(len(x)) or infer(x)
+    )
+    answers, trace = await classifier.classify(pixels(3, left_s=-1.0)[1])
+    assert all(isinstance(answer, DeadlinePassed) for answer in answers)
+    assert inferred == []
+    assert trace == ({}, 0, "")
+
+
+async def test_the_model_changes_while_it_serves_and_answers_say_which_one(classifier, tmp_path):
+    other = copy_of_shipped(tmp_path, version="2")
+    await classifier.reconfigure({"model": str(other)})
+    (answer,), _ = await classifier.classify(pixels(1)[1])
+    assert json.loads(answer)["model"] == {"name": "fashion", "version": "2"}
+    assert (await classifier.describe())["version"] == "2"
+
+
+@pytest.mark.parametrize("fault", ["missing", "altered", "wrong heads", "wrong key"])
+async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
+    classifier, tmp_path, caplog, fault
+):
+    other = copy_of_shipped(tmp_path, version="2")
+    config = {"model": str(other)}
+    if fault == "missing":
+        shutil.rmtree(other)
+    elif fault == "altered":
+        (other / "model.onnx").write_bytes(b"altered")
+    elif fault == "wrong heads":
+        spec = json.loads((other / "spec.json").read_text())
+        spec["heads"]["color"].append("Ultraviolet")
+        write(other, spec)
+    else:
+        config["modle"] = config.pop("model")
+    await classifier.reconfigure(config)
+    (answer,), _ = await classifier.classify(pixels(1)[1])
+    assert json.loads(answer)["model"]["version"] == "1"
+    assert "model update refused, version 1 stays in service" in caplog.text
+
+
+async def test_the_first_model_must_load():
+    with pytest.raises(Exception, match="no model at"):
+        await Classifier(Settings()).reconfigure({"model": "models/nowhere"})
+
+
+async def test_every_photo_is_judged_alone(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    good = photo()
+    answers, _ = await preprocessor.classify(
+        [asked(good), asked(b"no photo"), asked(photo()[:60]), asked(good, left_s=-1), asked(good)]
+    )
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [bytes, UnsupportedFormat, UndecodablePhoto, DeadlinePassed, bytes]
+    assert answers[0] == answers[4]
+
+
+async def test_the_pixel_limit_is_the_settings(classifier):
+    settings = Settings(limits={"photo_pixels": 100})
+    (answer,), _ = await Preprocessor([Handle(classifier)], settings).classify([asked(photo())])
+    assert isinstance(answer, PhotoTooLarge)
+
+
+async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    await preprocessor.classify([asked(photo())])
+    preprocessor._size = type(preprocessor._size)(8, 6)
+    answers, _ = await preprocessor.classify([asked(photo()), asked(b"no photo"), asked(photo())])
+    assert [type(answer) for answer in answers] == [bytes, UnsupportedFormat, bytes]
+    assert preprocessor._size == load_artifact(SHIPPED).spec.image
+
+
+async def test_large_photos_are_answered_as_small_ones_are(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings(large_photo_bytes=10))
+    one, two = photo("navy", (600, 800)), photo("red", (600, 800))
+    (first, second), _ = await preprocessor.classify([asked(one), asked(two)])
+    size = load_artifact(SHIPPED).spec.image
+    images = np.stack([decode(one, size), decode(two, size)])
+    left = [30.0] * 2
+    expected, _ = await classifier.classify(
+        Images(images.tobytes(), size.height_px, size.width_px, [Choice()] * 2, left, ["id"] * 2)
+    )
+    assert [first, second] == expected
+
+
+async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_head_models):
+    of_one_head = []
+    for path in one_head_models.values():
+        of_one_head.append(Classifier(Settings()))
+        await of_one_head[-1].reconfigure({"model": str(path)})
+    group = [asked(photo(color)) for color in ("red", "navy")] + [asked(b"no photo")]
+    merged, _ = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
+    whole, _ = await Preprocessor([Handle(classifier)], Settings()).classify(group)
+    assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]
+    for several, one in zip(map(json.loads, merged[:2]), map(json.loads, whole[:2]), strict=True):
+        assert several["model"]["name"] == "+".join(HEADS)
+        assert list(several["labels"]) == list(one["labels"])
+        for head, label in one["labels"].items():
+            assert several["labels"][head]["label"] == label["label"]
+            assert several["labels"][head]["confidence"] == pytest.approx(
+                label["confidence"], abs=1e-3
+            )
+
+
+async def test_one_classifier_that_cant_answer_leaves_no_half_answers(classifier):
+    class Busy:
+        async def classify(self, images):
+            return Answers([Overloaded("busy")] * len(images.choices), Trace({}, 0, ""))
+
+    preprocessor = Preprocessor([Handle(classifier), Handle(Busy())], Settings())
+    (answer,), _ = await preprocessor.classify([asked(photo())])
+    assert isinstance(answer, Overloaded)
+
+
+async def test_a_call_is_made_once_more_when_its_replica_died(classifier):
+    class DiesOnce:
+        died = 0
+
+        async def classify(self, images):
+            if not self.died:
+                self.died += 1
+                raise ActorUnavailableError("gone", None)
+            return await classifier.classify(images)
+
+    (answer,), _ = await Preprocessor([Handle(DiesOnce())], Settings()).classify([asked(photo())])
+    assert isinstance(answer, bytes)
+
+
+async def test_without_a_living_replica_the_service_is_unavailable():
+    class Dead:
+        async def classify(self, images):
+            raise ActorUnavailableError("gone", None)
+
+    with pytest.raises(Unavailable):
+        await Preprocessor([Handle(Dead())], Settings()).classify([asked(photo())])
+
+
+async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
+    _, trace = await Preprocessor([Handle(classifier)], Settings()).classify(
+        [asked(photo("red")), asked(b"no photo"), asked(photo("navy"))]
+    )
+    assert set(trace.stages_s) == {"decode", "images_queue", "inference", "encode"}
+    assert all(0 <= spent_s < 30 for spent_s in trace.stages_s.values())
+    assert (trace.batch, trace.model) == (2, "fashion/1")  # the bad one was never inferred
+    _, of_none = await Preprocessor([Handle(classifier)], Settings()).classify([asked(b"no photo")])
+    assert (list(of_none.stages_s), of_none.batch, of_none.model) == (["decode"], 0, "")
+
+
+async def test_the_readiness_probe_is_no_traffic(classifier, recorded):
+    probe = asked(photo())._replace(request_id=PROBE_ID)
+    await Preprocessor([Handle(classifier)], Settings()).classify([probe])
+    classifier._gauge()
+    assert not {metrics.PHOTOS, metrics.PREDICTIONS} & {metric for metric, *_ in recorded}
+    await Preprocessor([Handle(classifier)], Settings()).classify([asked(photo()), probe])
+    classifier._gauge()
+    for counter, labels in ((metrics.PHOTOS, {}), (metrics.PREDICTIONS, {"head": "color"})):
+        values = [v for m, v, each in recorded if m is counter and labels.items() <= each.items()]
+        assert sum(values) == 1
+
+
+async def test_what_a_replaced_model_predicted_is_counted_too(classifier, recorded, tmp_path):
+    await classifier.classify(pixels(3)[1])
+    await classifier.reconfigure({"model": str(copy_of_shipped(tmp_path, version="2"))})
+    await classifier.classify(pixels(2)[1])
+    classifier._gauge()
+    counted = dict.fromkeys("12", 0)
+    for metric, value, labels in recorded:
+        if metric is metrics.PREDICTIONS and labels["head"] == "color":
+            counted[labels["version"]] += value
+    assert counted == {"1": 3, "2": 2}
+
+
+async def test_groups_that_share_a_batch_each_learn_its_size(classifier):
+    groups = [pixels(n)[1] for n in (2, 3)]
+    done = await asyncio.gather(*map(classifier.classify, groups))
+    assert [trace.batch for _, trace in done] == [5, 5]
+
+
+async def test_failures_of_ours_are_logged_with_the_request_ids(classifier, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    group = [asked(photo())._replace(request_id=f"shop-{n}") for n in range(2)]
+    monkeypatch.setattr(classifier._model.engine, "infer", fail)
+    answers, _ = await preprocessor.classify(group)
+    assert [type(answer) for answer in answers] == [RuntimeError] * 2
+    assert "inference failed, requests shop-0, shop-1" in caplog.text
+    monkeypatch.setattr("deployments.pipeline.preprocessor.decode", fail)
+    await preprocessor.classify(group)
+    assert "decoding failed, request shop-1" in caplog.text
+
+
+def copy_of_shipped(tmp_path, version):
+    other = tmp_path / version
+    shutil.copytree(SHIPPED, other)
+    spec = json.loads((other / "spec.json").read_text())
+    write(other, spec | {"version": version})
+    return other
+
+
+def write(artifact, spec):
+    """Change spec.json, with the checksum that goes with it."""
+    old = hashlib.sha256((artifact / "spec.json").read_bytes()).hexdigest()
+    (artifact / "spec.json").write_text(json.dumps(spec))
+    new = hashlib.sha256((artifact / "spec.json").read_bytes()).hexdigest()
+    sums = artifact / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(old, new))

@@ -1,0 +1,61 @@
+"""Claims about putting the answers of several classifiers together."""
+
+import json
+
+import pytest
+
+from deployments.errors import DeadlinePassed
+from deployments.pipeline.merging import merge_answers, merge_models
+
+
+def answer(name, **labels):
+    model = {"name": name, "version": "1"}
+    return json.dumps({"model": model, "labels": labels}, ensure_ascii=False).encode()
+
+
+def model(name, *heads, precision="int8"):
+    return {
+        "name": name,
+        "version": "2",
+        "engine": "onnxruntime",
+        "precision": precision,
+        "image": {"height_px": 80, "width_px": 60},
+        "heads": {head: ["a", "b"] for head in heads},
+        "metrics": {"heads": {head: {} for head in heads}},
+    }
+
+
+def test_one_answer_stays_byte_for_byte():
+    body = answer("fashion", color={"label": "Écru", "confidence": 0.5000})
+    assert merge_answers([body]) is body
+
+
+def test_labels_of_all_stand_under_the_names_of_all():
+    merged = merge_answers([answer("c", color={"label": "Écru"}), answer("k", category=None)])
+    assert json.loads(merged) == {
+        "model": {"name": "c+k", "version": "1+1"},
+        "labels": {"color": {"label": "Écru"}, "category": None},
+    }
+    assert "Écru".encode() in merged
+
+
+def test_an_error_of_one_is_the_answer():
+    error = DeadlinePassed("late")
+    assert merge_answers([answer("c", color={}), error]) is error
+
+
+def test_two_that_name_the_same_head_are_refused_with_what_to_do():
+    (error,) = [merge_answers([answer("c", color={}), answer("d", color={})])]
+    assert isinstance(error, ValueError)
+    assert "`classifiers` in the Serve config" in str(error)
+    with pytest.raises(ValueError, match="same head"):
+        merge_models([model("c", "color"), model("d", "color")])
+
+
+def test_models_are_described_as_one():
+    merged = merge_models([model("c", "color"), model("k", "category", precision="float32")])
+    assert merged["name"] == "c+k"
+    assert merged["version"] == "2+2"
+    assert (merged["engine"], merged["precision"]) == ("onnxruntime", "int8+float32")
+    assert list(merged["heads"]) == ["color", "category"]
+    assert merged["metrics"]["k"] == {"heads": {"category": {}}}
