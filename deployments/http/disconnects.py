@@ -40,12 +40,16 @@ class Disconnects:
             del self._watched[future]
 
     async def watch(self) -> None:
-        """Ask by the clock, until cancelled."""
+        """Check by the clock, until cancelled."""
         while True:
-            for future, receive in list(self._watched.items()):
-                if not future.done() and _has_left(receive):
-                    future.set_exception(ClientLeft("the client left while its photo waited"))
+            self.check()
             await asyncio.sleep(_PERIOD_S)
+
+    def check(self) -> None:
+        """Ask about every watched request once."""
+        for future, receive in list(self._watched.items()):
+            if not future.done() and _has_left(receive):
+                future.set_exception(ClientLeft("the client left while its photo waited"))
 
 
 def _has_left(receive: Receive) -> bool:

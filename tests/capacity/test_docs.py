@@ -7,13 +7,12 @@ import yaml
 from services import PROJECT
 
 from capacity.planner import plan, read_costs, table
-from capacity.search import Found, ceiling_table, found_table
-from deployments.settings import check
-from k8s.render import merged
+from capacity.search import SearchResult, ceiling_table, results_table
+from deployments.serve_config import ServeConfig
 
 FOLDER = PROJECT / "docs/capacity"
 PAGE = (PROJECT / "docs/capacity.md").read_text(encoding="utf-8")
-MEASURED = ["serve_config", "serve_config.rehearsal"]
+MEASURED = {"serve_config": "serve_config.yaml", "rehearsal": "configs/rehearsal.yaml"}
 
 
 def result(name):
@@ -22,7 +21,8 @@ def result(name):
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_measured_and_predicted_rates_are_those_of_the_run(name):
-    assert found_table([Found(**each) for each in result(name)["found"]]) in PAGE
+    results = [SearchResult(**each) for each in result(name)["results"]]
+    assert results_table(results) in PAGE
 
 
 def test_the_ceiling_is_that_of_the_run():
@@ -30,7 +30,7 @@ def test_the_ceiling_is_that_of_the_run():
 
 
 def test_the_planner_is_within_a_fifth_of_what_was_measured_on_compositions_it_was_not_fitted_to():
-    found = [Found(**each) for each in result("serve_config.rehearsal")["found"]]
+    found = [SearchResult(**each) for each in result("rehearsal")["results"]]
     largest = max(each.batch for each in found)
     fitted = [each for each in found if each.classifiers == 1 and each.batch == largest]
     others = [each for each in found if each not in fitted]
@@ -48,5 +48,5 @@ def test_the_plan_is_what_the_planner_makes_of_the_costs():
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_recommended_values_fit_their_config(name):
-    config = yaml.safe_load((PROJECT / f"{name}.yaml").read_text())
-    check(merged(config, yaml.safe_load((FOLDER / f"{name}.recommended.yaml").read_text())))
+    recommended = yaml.safe_load((FOLDER / f"{name}.recommended.yaml").read_text())
+    ServeConfig.read(PROJECT / MEASURED[name]).merge(recommended).check()

@@ -3,15 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import yaml
 from services import PROJECT
 
-from bench.load import p99
 from capacity.planner import compose, highest_rate, main, plan
 from capacity.search import values
 from capacity.simulation import Cost, Costs, simulate
-from deployments.settings import check
-from k8s.render import merged
+from deployments.serve_config import ServeConfig
+from loadtest.percentiles import p99
 
 COSTS = Costs(
     client=Cost(0, 0), front=Cost(0, 0.00005), ingress=Cost(0.0005, 0.0002),
@@ -40,34 +38,34 @@ def test_nothing_is_found_where_no_rate_keeps():
 @pytest.mark.parametrize("rate", [20, 150, 600])
 def test_a_plan_keeps_the_objective_and_one_classifier_less_does_not(rate):
     planned = plan(COSTS, rate, 0.5, headroom=0.7)
-    cell = planned.cell
+    unit = planned.unit
 
     def p99_s(classifiers):
-        fewer = compose(classifiers, cell.batch.items, cell.preprocessors)
-        return p99(simulate(COSTS, fewer, rate / 0.7 / planned.cells, 5).latencies_s)
+        fewer = compose(classifiers, unit.batch.max_items, unit.preprocessors)
+        return p99(simulate(COSTS, fewer, rate / 0.7 / planned.units, 5).latencies_s)
 
-    assert p99_s(cell.classifiers) <= 0.5
-    assert cell.classifiers == 1 or p99_s(cell.classifiers - 1) > 0.5
+    assert p99_s(unit.classifiers) <= 0.5
+    assert unit.classifiers == 1 or p99_s(unit.classifiers - 1) > 0.5
 
 
 def test_a_shorter_objective_needs_more():
     loose, strict = plan(COSTS, 300, 0.5), plan(COSTS, 300, 0.2)
     assert strict.classifiers > loose.classifiers
-    assert strict.cell.batch.items <= loose.cell.batch.items
+    assert strict.unit.batch.max_items <= loose.unit.batch.max_items
 
 
 def test_what_one_ingress_can_not_do_several_do():
     fast = replace(COSTS, engine=Cost(0.001, 0.0001))
     planned = plan(fast, 50_000, 0.5)
-    assert planned.cells > 10
-    each = 50_000 / 0.7 / planned.cells
+    assert planned.units > 10
+    each = 50_000 / 0.7 / planned.units
     assert each * COSTS.ingress.of(64) / 64 < 0.81
 
 
 def test_cores_are_those_the_stages_keep_busy_and_the_headroom():
     """Between what full batches cost a photo and what lone photos cost."""
     planned = plan(COSTS, 100, 0.5, headroom=0.5)
-    batch = planned.cell.batch.items
+    batch = planned.unit.batch.max_items
     assert 100 * (0.0004 + 0.002 / batch) / 0.5 < planned.cores < 100 * 0.0024 / 0.5
     on_cores = plan(replace(COSTS, engine_takes_core=True), 100, 0.5, headroom=0.5)
     assert on_cores.cores > planned.cores + 100 * 0.008 / 0.5
@@ -80,14 +78,13 @@ def test_an_objective_that_nothing_keeps_is_refused_with_the_least_there_is():
 
 @pytest.mark.parametrize("file", ["serve_config.yaml", "configs/rehearsal.yaml"])
 def test_recommended_values_fit_the_config_they_are_for(file):
-    config = yaml.safe_load((PROJECT / file).read_text())
-    done = merged(config, values(config, compose(3, 24, preprocessors=2), cells=5))
-    check(done)
-    (application,) = done["applications"]
-    assert application["args"]["small_photos"]["in_flight"] == 6
-    replicas = {d["name"]: d["num_replicas"] for d in application["deployments"]}
+    config = ServeConfig.read(PROJECT / file)
+    done = config.merge(values(config, compose(3, 24, preprocessors=2), units=5))
+    done.check()
+    assert done.settings.small_lane.max_in_flight == 6
+    replicas = {name: each["num_replicas"] for name, each in done.deployments.items()}
     assert replicas == {"Ingress": 5, "Preprocessor": 10, "Classifier": 15}
-    assert not any(d.get("autoscaling_config") for d in application["deployments"])
+    assert not any(each.get("autoscaling_config") for each in done.deployments.values())
 
 
 @pytest.mark.parametrize(("rate", "headroom"), [(0, 0.7), (-5, 0.7), (10, 0), (10, 1.5)])

@@ -1,4 +1,4 @@
-"""Claims about the simulated plane: it takes what its stages take, and batches as served."""
+"""Claims about the simulated pipeline: it takes what its stages take, and batches as served."""
 
 import sys
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from capacity.simulation import Composition, Cost, Costs, simulate
-from deployments.pipeline.batcher import Bounds
+from deployments.pipeline.batcher import BatchLimits
 
 FREE = Cost(0, 0)
 ENGINE = Costs(
@@ -20,8 +20,8 @@ def latencies(*args, **options):
 
 
 def composition(batch=10, classifiers=1, waiting=sys.maxsize, cores=None):
-    group = Bounds(batch, sys.maxsize, 2 * classifiers, waiting)
-    batches = Bounds(batch, sys.maxsize, 1, sys.maxsize)
+    group = BatchLimits(batch, sys.maxsize, 2 * classifiers, waiting)
+    batches = BatchLimits(batch, sys.maxsize, 1, sys.maxsize)
     return Composition(group, batches, classifiers=classifiers, cores=cores)
 
 

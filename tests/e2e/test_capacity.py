@@ -7,8 +7,7 @@ import pytest
 import yaml
 from services import PROJECT, bench
 
-from deployments.settings import check
-from k8s.render import merged
+from deployments.serve_config import ServeConfig
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +22,7 @@ def searched(tmp_path_factory):
     """The folder of the results, and the line of JSON."""
     folder = tmp_path_factory.mktemp("capacity")
     line = bench(
-        "capacity", folder, "--config", str(CONFIG), "--replicas", "1", "--batches", "8",
+        "capacity.search", folder, "--config", str(CONFIG), "--replicas", "1", "--batches", "8",
         "--rounds", "1",
         "--seconds", "3", "--target", "40", within_s=400,
     )  # fmt: skip
@@ -37,7 +36,7 @@ def test_what_an_engine_costs_is_found_from_outside(searched):
 
 
 def test_the_search_ends_between_a_rate_that_kept_p99_and_one_that_did_not(searched):
-    (found,) = searched[1]["found"]
+    (found,) = searched[1]["results"]
     (rate,) = found["measured"]
     assert 0.4 * 8 / 0.114 < rate < 1.3 * 8 / 0.114  # what the engine could do at the most
     outcomes = {probe["rate"]: probe["kept"] for probe in found["probes"]}
@@ -45,22 +44,21 @@ def test_the_search_ends_between_a_rate_that_kept_p99_and_one_that_did_not(searc
     assert not outcomes[min(tried for tried in outcomes if tried > rate)]
 
 
-def test_the_ceiling_of_the_plane_is_that_of_an_engine_that_costs_nothing(searched):
+def test_the_ceiling_of_the_pipeline_is_that_of_an_engine_that_costs_nothing(searched):
     ceiling = searched[1]["ceiling"]
     assert ceiling["photos/s"] > 300  # the emulated engine does 70
-    processes = ceiling["core-ms a photo, by process"]
+    processes = ceiling["core-ms per photo, by process"]
     assert {"HAProxy", "Ingress", "Preprocessor", "Classifier"} <= processes.keys()
-    assert sum(processes.values()) == pytest.approx(ceiling["core-ms a photo"])
+    assert sum(processes.values()) == pytest.approx(ceiling["core-ms per photo"])
 
 
 def test_the_recommended_values_say_why_and_fit_the_config(searched):
-    text = (searched[0] / "serve_config.rehearsal.recommended.yaml").read_text()
+    text = (searched[0] / "rehearsal.recommended.yaml").read_text()
     assert re.match(r"# For 40 photos/s, at 70% of the capacity; (measured|planned)", text)
-    done = merged(yaml.safe_load(CONFIG.read_text()), yaml.safe_load(text))
-    check(done)
-    replicas = {d["name"]: d["num_replicas"] for d in done["applications"][0]["deployments"]}
-    assert replicas["Classifier"] >= 1
+    done = ServeConfig.read(CONFIG).merge(yaml.safe_load(text))
+    done.check()
+    assert done.deployments["Classifier"]["num_replicas"] >= 1
 
 
 def test_a_picture_shows_measured_beside_predicted(searched):
-    assert (searched[0] / "serve_config.rehearsal.png").stat().st_size > 5_000
+    assert (searched[0] / "rehearsal.png").stat().st_size > 5_000

@@ -1,4 +1,4 @@
-"""`make compare`, in small: five models trained on drawn photos, both ways served and measured."""
+"""`make compare`, in small: five models trained on drawn photos, both variants measured."""
 
 import pytest
 from services import bench
@@ -15,19 +15,19 @@ def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     write_dataset(folder / "drawn", photos_each=6)
     line = bench(
-        "one_or_four", folder, str(folder / "drawn"), "--models", str(folder / "models"),
+        "bench.one_or_four", folder, str(folder / "drawn"), "--models", str(folder / "models"),
         "--epochs", "1",
         "--rounds", "1", "--seconds", "1", within_s=600,
     )  # fmt: skip
     return folder, line
 
 
-def test_both_ways_are_measured_and_answer_every_photo(compared):
+def test_both_variants_are_measured_and_answer_every_photo(compared):
     figures = compared[1]["figures"]
-    for way in ("one", "four"):
-        assert figures["64 connections: photos/s"][way] > 0
-        assert figures["failures"][way] == 0
-    for cost in ("CPU seconds a thousand photos", "of which not shared: MB (USS)",
+    for variant in ("one", "four"):
+        assert figures["64 connections: photos/s"][variant] > 0
+        assert figures["failures"][variant] == 0
+    for cost in ("core-ms per photo", "of which not shared: MB (USS)",
                  "one photo under predict: ms"):  # fmt: skip
         assert figures[cost]["four"] > figures[cost]["one"]
 

@@ -1,8 +1,6 @@
 """The HTTP contract, over real HTTP."""
 
 import json
-import socket
-import struct
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from contract import BATCH, CLASSIFY, assert_problem, same_labels
 from openapi_spec_validator import validate
 from photos import FORMATS, SIZE_PX, TRUNCATED, forged_png, garment, jpeg, slow_photo
 from PIL import Image
+from raw_client import RawClient
 from services import tool
 
 from mlc_core.labels import Choice
@@ -225,25 +224,6 @@ def test_64_clients_each_get_the_labels_of_their_own_photo(url, answer_here):
     with ThreadPoolExecutor(64) as pool:
         for n, results in enumerate(pool.map(ask, range(64))):
             assert all(same_labels(result, expected[n]) for result in results)
-
-
-class RawClient:
-    """A client that can hang up in the middle."""
-
-    def __init__(self, url: str, photo: bytes) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=60)
-        head = f"POST {CLASSIFY} HTTP/1.1\r\nHost: mlc\r\nContent-Length: {len(photo)}\r\n\r\n"
-        self._socket.sendall(head.encode() + photo)
-
-    def hang_up(self) -> None:
-        """With a reset, which nobody can take for a client that still reads."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._socket.close()
-
-    def status(self) -> int:
-        with self._socket, self._socket.makefile("rb") as file:
-            return int(file.readline().split()[1])
 
 
 def test_a_client_that_hangs_up_takes_nobody_of_its_group_with_it(url):

@@ -1,29 +1,26 @@
-"""The four-model way over HTTP: the contract of the one model, kept by four classifiers."""
+"""A model per label over HTTP: four classifiers keep the contract of the one model."""
 
 import httpx
 import pytest
-import yaml
 from contract import BATCH, CLASSIFY, assert_problem, same_labels
 from photos import TRUNCATED, jpeg
 from services import PROJECT, Service
 
+from deployments.serve_config import ServeConfig
 from mlc_core.spec import HEADS
 
 
 @pytest.fixture(scope="module")
 def four(one_head_models, tmp_path_factory):
-    config = yaml.safe_load((PROJECT / "configs/four_models.yaml").read_text())
-    models = iter(one_head_models.values())
-    for deployment in config["applications"][0]["deployments"]:
-        if "user_config" in deployment:
-            deployment["user_config"]["model"] = str(next(models))
-    folder = tmp_path_factory.mktemp("four")
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    with Service(folder / "output", folder / "config.yaml") as service:
-        service.wait_until_ready()
-        with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client:
-            yield client
-        service.stop()
+    config = ServeConfig.read(PROJECT / "configs/four_models.yaml")
+    for classifier, model in zip(config.classifiers(), one_head_models.values(), strict=True):
+        classifier["user_config"]["model"] = str(model)
+    file = config.write(tmp_path_factory.mktemp("four") / "config.yaml")
+    with (
+        Service(file) as service,
+        httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client,
+    ):
+        yield client
 
 
 def test_four_models_answer_as_one_does(four, answer_here):

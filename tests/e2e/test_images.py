@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from images import sources, steps
+from dockerfile import sources, steps
 from photos import jpeg
 from services import PROJECT, Running, answers, free_port, wait_until
 

@@ -18,11 +18,9 @@ KEPT, MISSED, BROKEN = 0, 1, 2  # exit codes
 
 
 @pytest.fixture(scope="module")
-def rehearsal(tmp_path_factory):
-    output = tmp_path_factory.mktemp("rehearsal") / "output"
-    with Service(output, PROJECT / "configs/rehearsal.yaml") as service:
-        yield service.wait_until_ready()
-        service.stop()
+def rehearsal():
+    with Service(PROJECT / "configs/rehearsal.yaml") as service:
+        yield service
 
 
 def command(scenario, url, out, *options):
@@ -71,7 +69,7 @@ def test_a_spike_is_met_by_four_classifiers_then_one_and_nothing_is_lost(
 
     wait_until(lambda: told("loadtest_requests_total") > 50, "live metrics", 60)
     assert told("loadtest_arrivals_total") >= 50
-    assert told('loadtest_latency_s{quantile="0.99"}') > 0
+    assert told('loadtest_latency_seconds{quantile="0.99"}') > 0
     assert running.wait(150) == KEPT, running.output
     line = json.loads((tmp_path / "result.json").read_text())
     assert line["replicas"]["Classifier"][0] == 1
@@ -127,9 +125,9 @@ def test_one_is_measured_against_four_and_a_missed_objective_ends_with_1(url, tm
     code, line, said = run("one_against_four", url, tmp_path, *options, *objectives(p99_s=0.0001))
     assert code == MISSED, said
     assert line["missed"] == ["p99_s"]
-    ways = line["ways"]
-    assert ways["one /v1/classify"]["requests"] > 20
-    assert ways["four /v1/classify"]["requests"] > 20
+    routes = line["routes"]
+    assert routes["one /v1/classify"]["requests"] > 20
+    assert routes["four /v1/classify"]["requests"] > 20
 
 
 def test_a_service_that_is_not_there_makes_a_broken_run(tmp_path):
@@ -140,7 +138,7 @@ def test_a_service_that_is_not_there_makes_a_broken_run(tmp_path):
 
 
 def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
-    tmp_path, write_config, shipped_model
+    tmp_path, shipped_config, shipped_model
 ):
     model = tmp_path / "models" / "2"
     shutil.copytree(shipped_model, model)
@@ -149,11 +147,11 @@ def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
     with (model / "SHA256SUMS").open("w") as sums:
         names = sorted(file.name for file in model.iterdir() if file.name != "SHA256SUMS")
         subprocess.run(["sha256sum", *names], cwd=model, stdout=sums, check=True)
-    with Service(tmp_path / "output") as service:
-        service.wait_until_ready()
-        config = write_config(user_config={"model": str(model)}, port=service.port)
+    with Service() as service:
+        config = shipped_config.with_user_config(model=str(model))
+        file = config.listening("127.0.0.1", service.port).write(tmp_path / "config.yaml")
         (address,) = re.findall(r"--address (\S+)", service.output)
-        deploy = f"env RAY_AUTH_MODE=token {tool('serve')} deploy --address {address} {config}"
+        deploy = f"env RAY_AUTH_MODE=token {tool('serve')} deploy --address {address} {file}"
         options = ["--rollout", deploy, "--peak", "4", "--seconds", "30"]
         _, line, said = run("model_rollout", service.url, tmp_path, *options)
         assert line["broken"] == [], said
@@ -161,4 +159,3 @@ def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
         assert set(line["versions"]) == {"1", "2"}
         answer = httpx.post(f"{service.url}/v1/classify", content=jpeg(), trust_env=False).json()
         assert answer["model"]["version"] == "2"
-        service.stop()

@@ -6,12 +6,12 @@ import threading
 
 import httpx
 import pytest
-import yaml
 from photos import FORMATS, jpeg
 from services import PROJECT, Service, needs_prometheus, wait_until
 
 from bench.dashboard import as_grafana_asks
 from bench.prometheus import Prometheus
+from deployments.serve_config import ServeConfig
 from deployments.telemetry.catalogue import ALL, PREDICTIONS
 from mlc_core.spec import HEADS
 
@@ -28,19 +28,17 @@ QUERIES = [
 
 
 @pytest.fixture(scope="module")
-def autoscaled_url(write_config_to, tmp_path_factory):
+def autoscaled_url(tmp_path_factory):
     """A service whose preprocessors Serve scales, so that there is something to see."""
-    folder = tmp_path_factory.mktemp("autoscaled")
-    file = write_config_to(folder)
-    config = yaml.safe_load(file.read_text())
-    for deployment in config["applications"][0]["deployments"]:
-        if deployment["name"] == "Preprocessor":
-            del deployment["num_replicas"]
-            deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 2}
-    file.write_text(yaml.safe_dump(config))
-    with Service(folder / "output", file) as service:
-        yield service.wait_until_ready().url
-        service.stop()
+    scaled = {
+        "name": "Preprocessor", "num_replicas": "auto",
+        "autoscaling_config": {"min_replicas": 1, "max_replicas": 2},
+    }  # fmt: skip
+    config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
+        {"applications": [{"name": "mlc", "deployments": [scaled]}]}
+    )
+    with Service(config.write(tmp_path_factory.mktemp("scaled") / "config.yaml")) as service:
+        yield service.url
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +64,12 @@ def scraped(autoscaled_url, tmp_path_factory):
         asking.join()
 
 
-@pytest.mark.parametrize("declared", ALL, ids=lambda declared: declared.name)
-def test_every_metric_is_scraped_with_its_labels(scraped, declared):
-    name = declared.exported + ("_count" if declared.kind == "histogram" else "")
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
+def test_every_metric_is_scraped_with_its_labels(scraped, metric):
+    name = metric.exported + ("_count" if metric.kind == "histogram" else "")
     wait_until(lambda: scraped.query(name), name, EXPORTED_WITHIN_S)
     for series in scraped.query(name):
-        assert {*declared.labels, "deployment", "replica", "application"} <= set(series["metric"])
+        assert {*metric.labels, "deployment", "replica", "application"} <= set(series["metric"])
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES, ids=[title for title, _ in QUERIES])

@@ -21,16 +21,17 @@ def observed(tmp_path_factory):
     """The folder of the pictures, and the line of JSON."""
     folder = tmp_path_factory.mktemp("observed")
     line = bench(
-        "observability", folder, "--rounds", "1", "--seconds", "1", "--part", "4", within_s=400,
+        "bench.observability", folder, "--rounds", "1", "--seconds", "1", "--part", "4",
+        within_s=400,
     )  # fmt: skip
     return folder, line
 
 
 def test_what_observing_costs_is_measured_with_and_without(observed):
     figures = observed[1]
-    for way in ("with", "without"):
-        whole = figures[f"{way}: core-ms/photo"]["median"]
-        assert 0 < figures[f"{way}, Ingress: core-ms/photo"]["median"] < whole
+    for side in ("with", "without"):
+        whole = figures[f"{side}: core-ms per photo"]["median"]
+        assert 0 < figures[f"{side}, Ingress: core-ms per photo"]["median"] < whole
     assert 0.3 < figures["ratio of with to without"]["median"] < 3
 
 

@@ -34,9 +34,10 @@ def found():
             "groups": {n: {"labels": g.labels, "cpus": g.cpus} for n, g in groups(objects).items()},
             "readiness": front.container["readinessProbe"]["httpGet"]["path"],
         }
-        path = f"{PROJECT}:{PROJECT / 'tests'}"
+        path = f"{PROJECT}:{PROJECT / 'tests/support'}"
         done = subprocess.run(
-            [*_NAMESPACES, sys.executable, PROJECT / "tests/pods.py"], check=False, timeout=280,
+            [*_NAMESPACES, sys.executable, PROJECT / "tests/support/pods.py"],
+            check=False, timeout=280,
             input=json.dumps(asked), capture_output=True, text=True,
             env=environment(PYTHONPATH=path), cwd="/",
         )  # fmt: skip

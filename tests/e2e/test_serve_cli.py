@@ -23,12 +23,12 @@ from services import (
 
 from bench.prometheus import Prometheus
 from deployments.app import FAST_FLAGS
-from launcher.service import processes, run_directory
+from launcher.processes import RUN, kill, processes, run_directory
 from mlc_core.spec import HEADS
 
 _NETWORK = """
 import sys
-from mlc_core.artifact import save_artifact
+from mlc_core.training.export import save_artifact
 from mlc_core.training.network import MultiHeadNetwork
 from mlc_core.spec import ImageSize, Spec
 
@@ -116,15 +116,14 @@ def port():
     """The service's; what a failed test left of it ends here."""
     port = free_port()
     yield port
-    for process in processes(port):
-        process.kill()
+    kill(list(processes(port)))
 
 
 @pytest.fixture
 def ray_env(short_path, port):
     return environment(
         RAY_TMPDIR=str(short_path), RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
-        PYTHONPATH=str(PROJECT), MLC_RUN=run_directory(port),
+        PYTHONPATH=str(PROJECT), **{RUN: run_directory(port)},
     )  # fmt: skip
 
 
@@ -167,15 +166,15 @@ class Shopper:
 
 
 def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
-    cluster, write_config, models, port, tmp_path
+    cluster, shipped_config, models, port, tmp_path
 ):
     """On a cluster without the flags, which is told in the log."""
     url = f"http://127.0.0.1:{port}"
 
     def deploy(version):
-        precision = "float32" if version == "3" else "int8"  # it has no int8 edition
-        chosen = {"model": str(models / version), "precision": precision}
-        cluster.deploy(write_config(None, chosen, port=port))
+        precision = "float32" if version == "3" else "int8"  # it has no int8 network
+        config = shipped_config.with_user_config(model=str(models / version), precision=precision)
+        cluster.deploy(config.listening("127.0.0.1", port).write(tmp_path / "config.yaml"))
 
     deploy("1")
     wait_until(lambda: answers(f"{url}/readyz"), "the service is ready", START_WITHIN_S)
@@ -210,7 +209,7 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
             assert series["metric"]["version"] == "3"
 
 
-def test_serve_run_serves(write_config, ray_env, port, tmp_path):
+def test_serve_run_serves(shipped_config, ray_env, port, tmp_path):
     """With the environment that cluster.env sets, and nothing of ours around it."""
     first = free_port()
     env = ray_env | {  # what another service on this machine would share with this one
@@ -221,7 +220,7 @@ def test_serve_run_serves(write_config, ray_env, port, tmp_path):
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9),
     }
     command = '. ./cluster.env; exec "$0" run "$1"'
-    config = write_config(port=port)
+    config = shipped_config.listening("127.0.0.1", port).write(tmp_path / "config.yaml")
     run = Running(["bash", "-ac", command, tool("serve"), str(config)], tmp_path / "output", env)
     url = f"http://127.0.0.1:{port}"
     try:

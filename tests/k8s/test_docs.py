@@ -8,7 +8,7 @@ import shlex
 import subprocess
 
 import pytest
-from images import TARGETS, stages
+from dockerfile import TARGETS, stages
 from manifests import (
     COMPONENTS,
     OVERLAYS,
@@ -157,13 +157,15 @@ def test_every_command_is_checked_here_or_is_no_command_of_ours():
         "--namespace kuberay-system --create-namespace",
     }  # fmt: skip
     elsewhere = {
-        "curl -F image=@photo.jpg http://127.0.0.1:8000/v1/classify",
-        "python -m k8s.render",
+        "curl -F image=@samples/tshirt.jpg http://127.0.0.1:8000/v1/classify",
+        "make generate",
     }
     ours = {c for c in others if c.startswith("tar ")}  # its kubectl is checked
     assert set(others) - ours == unchecked | elsewhere
-    assert "curl -F image=@photo.jpg http://127.0.0.1:8000/v1/classify" in README  # which runs it
-    assert importlib.util.find_spec("k8s.render")
+    assert (
+        "curl -F image=@samples/tshirt.jpg http://127.0.0.1:8000/v1/classify" in README
+    )  # which runs it
+    assert importlib.util.find_spec("scripts.generate")
 
 
 def test_overlays_and_components_that_the_page_names_are_those_that_there_are():

@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 
 import pytest
-from images import DOCKERFILE, TARGETS, sources, stages, steps
+from dockerfile import DOCKERFILE, TARGETS, sources, stages, steps
 from manifests import COMPONENTS, OVERLAYS, PROJECT, pods, render
 from services import tool
 

@@ -1,27 +1,9 @@
 """Claims about what is made for Kubernetes of the project's own configuration."""
 
-import pytest
 import yaml
-from manifests import K8S, PROJECT, of_kind, render, serve_config
+from manifests import PROJECT, of_kind, render, serve_config
 
-from k8s.render import merged, rendered
-
-
-@pytest.mark.parametrize("path", rendered(), ids=lambda path: str(path.relative_to(K8S)))
-def test_made_files_are_what_their_sources_say(path):
-    assert path.read_text(encoding="utf-8") == rendered()[path], "run: python -m k8s.render"
-
-
-def test_a_difference_is_merged_by_key_and_by_name():
-    config = {"a": {"b": 1, "c": 2}, "list": [1], "named": [{"name": "x", "y": 1}, {"name": "z"}]}
-    difference = {"a": {"c": 3}, "list": [2], "named": [{"name": "x", "y": {"new": 1}}]}
-    assert merged(config, difference) == {
-        "a": {"b": 1, "c": 3},
-        "list": [2],
-        "named": [{"name": "x", "y": {"new": 1}}, {"name": "z"}],
-    }
-    with pytest.raises(ValueError, match="no such name: Clasifier"):
-        merged([{"name": "Classifier"}], [{"name": "Clasifier"}])
+from deployments.settings import Settings
 
 
 def test_overlays_leave_all_else_of_the_serve_config_as_it_is(objects):
@@ -33,8 +15,9 @@ def test_overlays_leave_all_else_of_the_serve_config_as_it_is(objects):
     (our_app,), (their_app,) = ours["applications"], theirs["applications"]
     for key in ("name", "route_prefix", "import_path"):
         assert their_app[key] == our_app[key]
+    theirs_settings, ours_settings = Settings(**their_app["args"]), Settings(**our_app["args"])
     for key in ("deadline_s", "limits"):
-        assert their_app["args"][key] == our_app["args"][key]
+        assert getattr(theirs_settings, key) == getattr(ours_settings, key)
     for our, their in zip(our_app["deployments"], their_app["deployments"], strict=True):
         assert their["name"] == our["name"]
         assert their["max_ongoing_requests"] == our["max_ongoing_requests"]

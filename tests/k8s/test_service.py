@@ -23,7 +23,9 @@ from ray.serve._private import constants as serve_constants
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import FAST_FLAGS
-from deployments.settings import Settings, check, parse
+from deployments.serve_config import ServeConfig
+from deployments.settings import Settings, parse
+from launcher.environment import cluster_env
 
 
 def environments(objects):
@@ -43,18 +45,16 @@ def environment(objects):
 def test_serve_and_we_understand_the_config(objects):
     config = serve_config(objects)
     ServeDeploySchema.model_validate(config)
-    check(config)
+    ServeConfig(config).check()
 
 
 def test_the_base_says_a_whole_config_too():
     patch = yaml.safe_load((PROJECT / "k8s/base/serve_config.rendered.yaml").read_text())
-    check(yaml.safe_load(patch["spec"]["serveConfigV2"]))
+    ServeConfig(yaml.safe_load(patch["spec"]["serveConfigV2"])).check()
 
 
 def test_head_and_workers_start_with_the_same_environment(any_objects):
-    lines = (PROJECT / "cluster.env").read_text(encoding="utf-8").splitlines()
-    ours = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert ours.items() <= environment(any_objects).items()
+    assert cluster_env().items() <= environment(any_objects).items()
     assert all(environment(any_objects)[flag] == "1" for flag in FAST_FLAGS)
     for group in groups(any_objects).values():
         assert "env" not in group.container  # which would override it
@@ -178,7 +178,7 @@ def test_gpus_are_for_classifiers_alone():
 def test_classifiers_scale_on_one_to_two_batches_of_photos(objects):
     settings = parse(Settings, application(objects)["args"])
     scaling = deployments(objects)["Classifier"]["autoscaling_config"]
-    batch = settings.batching.images
+    batch = settings.batching.max_images
     assert batch <= scaling["target_ongoing_requests"] <= 2 * batch
     module, _, name = scaling["policy"]["policy_function"].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
@@ -188,8 +188,8 @@ def test_ingresses_can_hold_the_photos_that_the_last_classifier_is_wanted_for(ob
     """Else the classifiers' number would stop growing before its bound."""
     settings = parse(Settings, application(objects)["args"])
     scaling = {name: d["autoscaling_config"] for name, d in deployments(objects).items()}
-    lane = settings.small_photos
-    held = scaling["Ingress"]["max_replicas"] * lane.in_flight * lane.photos
+    lane = settings.small_lane
+    held = scaling["Ingress"]["max_replicas"] * lane.max_in_flight * lane.max_photos
     last = scaling["Classifier"]
     assert held >= last["max_replicas"] * last["target_ongoing_requests"]
 

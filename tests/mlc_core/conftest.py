@@ -29,7 +29,7 @@ def spec() -> Spec:
 def saved(spec, tmp_path_factory):
     """An artifact with random weights."""
     # Here, so that tests of other things start without TensorFlow.
-    from mlc_core.artifact import save_artifact  # noqa: PLC0415
+    from mlc_core.training.export import save_artifact  # noqa: PLC0415
     from mlc_core.training.network import MultiHeadNetwork  # noqa: PLC0415
 
     model = MultiHeadNetwork(spec).build_model()

@@ -59,7 +59,7 @@ def test_train_takes_the_next_free_version(tmp_path, monkeypatch):
         return SimpleNamespace(path=model, metrics={"heads": {}, "larger_photos": {}})
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mlc_core.training.workflow.produce_artifact", produce)
+    monkeypatch.setattr("mlc_core.training.workflow.train_from_source", produce)
     assert main(["train", "data"]) == 0
     assert asked == [(Path("models/fashion/2"), Path("runs/fashion-2"))]
 

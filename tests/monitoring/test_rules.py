@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments import metrics
+from deployments.telemetry.catalogue import ALL, REQUEST_DURATION
+from loadtest.slo import OBJECTIVES, load_objectives
 
 PROJECT = Path(__file__).parents[2]
 RULES = yaml.safe_load((PROJECT / "monitoring/rules.yaml").read_text())
@@ -17,8 +18,16 @@ ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert
 
 def test_rules_ask_for_metrics_that_there_are():
     asked = re.findall(r"ray_mlc_\w+", (PROJECT / "monitoring/rules.yaml").read_text())
-    known = {declared.exported for declared in metrics.ALL}
+    known = {metric.exported for metric in ALL}
     assert {re.sub("_(count|sum|bucket)$", "", name) for name in asked} <= known
+
+
+def test_rules_and_load_tests_have_the_same_latency_objective():
+    p99_s = load_objectives(OBJECTIVES).p99_s
+    text = (PROJECT / "monitoring/rules.yaml").read_text()
+    assert set(re.findall(r'le="([\d.]+)"', text)) == {f"{p99_s:g}"}
+    assert set(re.findall(r"take over ([\d.]+) s", text)) == {f"{p99_s:g}"}
+    assert p99_s in REQUEST_DURATION.buckets
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])

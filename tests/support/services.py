@@ -1,4 +1,4 @@
-"""Services of this checkout that tests start and stop: as users do, each on a free port."""
+"""Services and commands of this checkout that tests start and stop, as users do."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import pytest
 
-from launcher.service import free_ports, processes, run_directory
+from launcher import service
+from launcher.processes import free_ports, processes
 
 PROJECT = Path(__file__).parents[2]
-START_WITHIN_S = 150
-STOP_WITHIN_S = 90
+START_WITHIN_S = service.START_WITHIN_S
+STOP_WITHIN_S = service.STOP_WITHIN_S
 _PORTS = free_ports()
 
 
@@ -57,17 +58,40 @@ needs_prometheus = pytest.mark.skipif(
 )
 
 
+class Service(service.Service):
+    """`make serve` on a port of its own; a test fails when it leaves anything behind."""
+
+    def stop(self) -> int:
+        code = super().stop()
+        assert code == 0, self.output
+        self.assert_nothing_left()
+        return code
+
+    def assert_nothing_left(self) -> None:
+        assert left_over(self.port) == []
+        with socket.socket() as probe:
+            # As a server binds: connections that are closing don't count, listeners do.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("0.0.0.0", self.port))
+
+
 class Running:
     """A command in the background, in a process group of its own, its output in a file."""
 
-    def __init__(self, command: list[str], output: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        output: Path,
+        env: dict[str, str] | None = None,
+        cwd: Path = PROJECT,
+    ) -> None:
         self._output = output
-        # A shell that runs the tests in its background has them ignore Ctrl-C, and all they start.
+        # A shell that runs the tests in its background makes its children ignore Ctrl-C.
         command = ["env", "--default-signal=INT", *command]
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                cwd=PROJECT, env=env or environment(), start_new_session=True,
+                cwd=cwd, env=env or environment(), start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -97,58 +121,14 @@ class Running:
         """As a terminal does: to every process in the foreground."""
         os.killpg(self.pid, signal.SIGINT)
 
-    def kill(self) -> None:
-        self._process.kill()
-
     def wait(self, within_s: float = STOP_WITHIN_S) -> int:
         """The exit code."""
         return self._process.wait(within_s)
 
 
-class Service(Running):
-    """`make serve` on a port of its own."""
-
-    def __init__(self, output: Path, config: Path | None = None, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "launcher.service", "start", "--port", str(self.port)]
-        if config:
-            command += ["--config", str(config)]
-        super().__init__(command, output)
-
-    def wait_until_ready(self) -> Self:
-        self.wait_for("ready after")
-        return self
-
-    def stop(self) -> None:
-        """Ctrl-C, then see that it left nothing."""
-        self.press_ctrl_c()
-        code = self.wait()
-        assert code == 0, self.output
-        self.assert_nothing_left()
-        # Its logs, which only a failed test needs.
-        shutil.rmtree(run_directory(self.port), ignore_errors=True)
-
-    def assert_nothing_left(self) -> None:
-        assert left_over(self.port) == []
-        with socket.socket() as probe:
-            # As a server binds: connections that are closing don't count, listeners do.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("0.0.0.0", self.port))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Whatever a failed test left running ends here."""
-        for process in processes(self.port):
-            process.kill()
-        self.wait()
-
-
 def bench(module: str, folder: Path, *options: str, within_s: float) -> dict[str, Any]:
     """Run a bench that leaves its report in a folder; its line of JSON."""
-    command = [sys.executable, "-m", f"bench.{module}", *options, "--out", str(folder)]
+    command = [sys.executable, "-m", module, *options, "--out", str(folder)]
     running = Running(command, folder / "output")
     try:
         assert running.wait(within_s) == 0, running.output

@@ -7,61 +7,81 @@ import logging
 import httpx
 import pytest
 import uvicorn
+from recording import Recording
 
-from deployments import metrics
-from deployments.errors import DeadlinePassed, Overloaded, Unavailable
-from deployments.http.api import build_api
-from deployments.settings import Limits, RequestLogging, Settings
+from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError, Unavailable
+from deployments.http.api import Telemetry, build_api
+from deployments.http.disconnects import Disconnects
+from deployments.messages import Trace
+from deployments.pipeline.dispatcher import Dispatched
+from deployments.settings import Limits, RequestLogSettings, Settings
+from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
 from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 
 SETTINGS = Settings(
-    limits=Limits(photo_bytes=1000, batch_photos=3, batch_bytes=5000),
+    limits=Limits(max_photo_bytes=1000, max_request_photos=3, max_request_bytes=5000),
     upload_timeout_s=0.2,
     retry_after_s=7,
 )
 
 
-class Photos:
+class Pipeline:
     """Answers each photo with what a test planned for its bytes."""
 
     def __init__(self):
         self.planned = {}
         self.asked = []
 
-    async def classify_many(self, photos, choice, _entry):
-        self.asked += [(photo, choice) for photo in photos]
-        return [self.planned.get(photo, b'{"photo":"%s"}' % photo) for photo in photos]
+    def submit(self, data, choice, request_id):
+        self.asked.append((data, choice))
+        planned = self.planned.get(data, b'{"photo":"%s"}' % data)
+        future = asyncio.get_running_loop().create_future()
+        if isinstance(planned, ServiceError):  # as the dispatcher raises it
+            future.set_exception(planned)
+        else:
+            trace = Trace({}, 1, "fashion/1")
+            future.set_result(Dispatched(planned, "small_photos_queue", 0.0, trace))
+        return future
 
-    async def classify(self, photo, choice, client_left, entry):
-        (answer,) = await self.classify_many([photo], choice, entry)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def wait(self, submitted):
+        return await submitted
+
+    async def wait_for_all(self, submitted):
+        return await asyncio.gather(*submitted, return_exceptions=True)
 
 
-def request_log():
-    return RequestLog(RequestLogging(), logging.NullHandler())
+class Application:
+    """The application around a pipeline, and a client of it."""
+
+    def __init__(self, pipeline, settings=SETTINGS, not_ready=lambda: None, root_path=""):
+        self.recorder = Recording()
+        self.log = RequestLog(RequestLogSettings(), logging.NullHandler(), self.recorder)
+        telemetry = Telemetry(self.recorder, self.log)
+        self.disconnects = Disconnects()
+        self.app = build_api(
+            pipeline, self._describe, not_ready, settings, telemetry, self.disconnects
+        )
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, root_path=root_path)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://service")
+
+    async def _describe(self):
+        return {"name": "fashion"}
 
 
 @pytest.fixture
 def photos():
-    return Photos()
+    return Pipeline()
 
 
 @pytest.fixture
-def log():
-    return request_log()
+def application(photos):
+    return Application(photos)
 
 
 @pytest.fixture
-def client(photos, log):
-    async def describe():
-        return {"name": "fashion"}
-
-    app = build_api(photos, describe, lambda: None, SETTINGS, log)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://service")
+def client(application):
+    return application.client
 
 
 async def problem(response, status):
@@ -208,17 +228,12 @@ async def test_unknown_paths_and_methods_are_problems_too(client):
     assert response.headers["allow"] == "POST"
 
 
-async def test_the_service_is_not_ready_until_its_chain_answers(photos):
-    async def describe():
-        return {}
-
-    app = build_api(photos, describe, lambda: "no answer yet", SETTINGS, request_log())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        response = await client.get("/readyz")
-        assert response.status_code == 503
-        assert response.json()["reason"] == "no answer yet"
-        assert (await client.get("/healthz")).status_code == 200
+async def test_the_service_is_not_ready_until_its_pipeline_answers(photos):
+    client = Application(photos, not_ready=lambda: "no answer yet").client
+    response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["reason"] == "no answer yet"
+    assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_the_page_needs_nothing_from_outside(client):
@@ -237,95 +252,91 @@ async def test_the_contract_lists_every_route(client):
     }  # fmt: skip
 
 
-async def test_requests_and_photos_are_counted_once_each_by_route_and_status(
-    client, photos, log, recorded
-):
+async def test_requests_and_photos_are_counted_once_each_by_route_and_status(photos, application):
     photos.planned = {b"bad": UndecodablePhoto("truncated"), b"late": DeadlinePassed("late")}
+    client, recorder = application.client, application.recorder
     for data in (b"good", b"bad", b"late"):
         await client.post("/v1/classify", content=data)
     files = [("images", data) for data in (b"good", b"late", b"")]
     await client.post("/v1/classify/batch", files=files)
     await client.get("/made/up")
-    await log.flush()
 
     def counted(metric):
         return [
             (each["route"].removeprefix("/v1/classify"), each["status"])
-            for declared, _, each in recorded
-            if declared is metric
+            for each in recorder.labels(metric)
         ]
 
-    assert counted(metrics.REQUEST_S) == [
+    assert counted(REQUEST_DURATION) == [
         ("", "200"), ("", "422"), ("", "504"), ("/batch", "200"), ("other", "404"),
     ]  # fmt: skip
-    assert sorted(counted(metrics.ANSWERS)) == [
+    assert sorted(counted(PHOTOS_ANSWERED)) == [
         ("", "200"), ("", "422"), ("", "504"),
         ("/batch", "200"), ("/batch", "400"), ("/batch", "504"),
     ]  # fmt: skip
-    named = [each["problem"] for metric, _, each in recorded if metric is metrics.PROBLEMS]
-    assert named == ["undecodable-photo", "deadline-passed", "deadline-passed", "malformed-request",
-                     "not-found"]  # fmt: skip
+    assert [each["problem"] for each in recorder.labels(PROBLEMS)] == [
+        "undecodable-photo", "deadline-passed", "deadline-passed", "malformed-request", "not-found",
+    ]  # fmt: skip
 
 
-async def test_a_cancelled_request_is_a_client_that_left(photos, log, recorded):
-    """As Serve cancels a batch whose client hung up."""
+async def test_a_request_with_another_method_is_no_photo(application):
+    await application.client.get("/v1/classify")
+    assert application.recorder.labels(PHOTOS_ANSWERED) == []
+
+
+async def test_a_cancelled_request_is_a_client_that_left(photos):
+    """As Serve cancels a batch request whose client hung up."""
     asked = asyncio.Event()
 
-    async def hang(*_):
+    async def hang(_):
         asked.set()
         await asyncio.Event().wait()
 
-    photos.classify_many = hang
-    app = build_api(photos, None, lambda: None, SETTINGS, log)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        files = {"images": b"x"}
-        request = asyncio.create_task(client.post("/v1/classify/batch", files=files))
-        await asked.wait()
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
-    await log.flush()
-    labels = [each for metric, _, each in recorded if metric is metrics.REQUEST_S]
-    assert labels == [{"route": "/v1/classify/batch", "status": "499"}]
-    assert [metric for metric, *_ in recorded].count(metrics.PROBLEMS) == 1
+    photos.wait_for_all = hang
+    application = Application(photos)
+    files = {"images": b"x"}
+    request = asyncio.create_task(application.client.post("/v1/classify/batch", files=files))
+    await asked.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert application.recorder.labels(REQUEST_DURATION) == [
+        {"route": "/v1/classify/batch", "status": "499"}
+    ]
+    assert application.recorder.labels(PROBLEMS) == [{"problem": "client-left"}]
 
 
-async def test_under_a_route_prefix_paths_are_known_and_counted(photos, log, recorded):
-    app = build_api(photos, None, lambda: None, SETTINGS, log)
-    transport = httpx.ASGITransport(app, root_path="/shop")
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        response = await client.post("/shop/v1/classify", content=b"good")
+async def test_under_a_route_prefix_paths_are_known_and_counted(photos):
+    application = Application(photos, root_path="/shop")
+    response = await application.client.post("/shop/v1/classify", content=b"good")
     assert response.status_code == 200
-    await log.flush()
-    (labels,) = [each for metric, _, each in recorded if metric is metrics.ANSWERS]
-    assert labels == {"route": "/v1/classify", "status": "200"}
+    assert application.recorder.labels(PHOTOS_ANSWERED) == [
+        {"route": "/v1/classify", "status": "200"}
+    ]
 
 
 async def test_the_metrics_endpoint_can_be_switched_off(photos):
-    settings = Settings(metrics_endpoint=False)
-    app = build_api(photos, None, lambda: None, settings, request_log())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        assert (await client.get("/metrics")).status_code == 404
-        assert "/metrics" not in (await client.get("/openapi.json")).json()["paths"]
+    client = Application(photos, Settings(metrics_endpoint=False)).client
+    assert (await client.get("/metrics")).status_code == 404
+    assert "/metrics" not in (await client.get("/openapi.json")).json()["paths"]
 
 
 @pytest.mark.parametrize("size_bytes", [1, 200_000])  # uvicorn stops reading at 64 KiB
-async def test_whether_the_client_left_is_known_when_its_photos_turn_comes(size_bytes):
-    """On a real server and a real connection: what is asked is uvicorn's own receive."""
-    at_its_turn = asyncio.Queue()
+async def test_a_photo_whose_client_left_is_taken_back(size_bytes):
+    """On a real server and a real connection: the watch asks uvicorn's own receive."""
 
-    class Waiting:
-        async def classify(self, _photo, _choice, client_left, _entry):
-            await at_its_turn.put(client_left)
-            await asyncio.Event().wait()
+    class Waiting(Pipeline):
+        submitted: asyncio.Queue = asyncio.Queue()
 
-    async def describe():
-        return {}
+        def submit(self, *_):
+            future = asyncio.get_running_loop().create_future()
+            self.submitted.put_nowait(future)
+            return future
 
-    app = build_api(Waiting(), describe, lambda: None, Settings(), request_log())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
+    pipeline = Waiting()
+    application = Application(pipeline, Settings())
+    config = uvicorn.Config(application.app, port=0, lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):
         while not server.started:
@@ -334,12 +345,18 @@ async def test_whether_the_client_left_is_known_when_its_photos_turn_comes(size_
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: {size_bytes}\r\n\r\n"
         writer.write(head.encode() + b"x" * size_bytes)
-        client_left = await at_its_turn.get()
-        assert not client_left()
-        assert not client_left()  # to ask changes nothing
+        submitted = await pipeline.submitted.get()
+        for _ in range(3):  # asking changes nothing
+            application.disconnects.check()
+            assert not submitted.done()
         writer.close()
         while server.server_state.connections:
             await asyncio.sleep(0.01)
-        assert client_left()
+        application.disconnects.check()
+        with pytest.raises(ClientLeft):
+            await submitted
+        while not application.recorder.labels(PROBLEMS):
+            await asyncio.sleep(0.01)
+    assert application.recorder.labels(PROBLEMS) == [{"problem": "client-left"}]
     server.force_exit = server.should_exit = True
     await serving

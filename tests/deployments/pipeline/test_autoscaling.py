@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from ray.serve.config import AutoscalingConfig
 
-from deployments.pipeline.autoscaling import PHOTOS_HELD, photos
+from deployments.pipeline.autoscaling import PHOTOS_HELD, photos_per_replica
 
 
 def wanted(held, target=24, replicas=2):
@@ -14,7 +14,7 @@ def wanted(held, target=24, replicas=2):
     context = SimpleNamespace(
         aggregated_metrics=metrics, config=config, target_num_replicas=replicas
     )
-    return photos(context)[0]
+    return photos_per_replica(context)[0]
 
 
 def test_photos_not_calls_decide_how_many_replicas():

@@ -1,4 +1,4 @@
-"""Claims about the batcher: order, fairness, bounds, deadlines, faults, clients that leave."""
+"""Claims about the batcher: order, fairness, bounds, deadlines, faults, items taken back."""
 
 import asyncio
 import contextvars
@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ShuttingDown
-from deployments.pipeline.batcher import Batcher, Bounds
+from deployments.pipeline.batcher import Batcher, BatchLimits
 
-WIDE = Bounds(items=32, size_bytes=1000, in_flight=1, waiting=1000)
+# max_items, max_bytes, max_in_flight, max_waiting
+WIDE = BatchLimits(32, 1000, 1, 1000)
 
 
 class Engine:
@@ -72,7 +73,7 @@ async def test_what_gathers_while_the_engine_is_busy_becomes_one_batch():
 
 async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(32, 1000, 2, 100))
     futures = [batcher.submit(n) for n in range(4)]
     await until(lambda: engine.batches)
     futures += [batcher.submit(n) for n in range(4, 7)]
@@ -88,7 +89,7 @@ async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
 
 async def test_what_waits_beside_a_batch_that_hangs_is_not_held_up():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=2, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(32, 1000, 2, 100))
     futures = [batcher.submit(n) for n in range(8)]
     await until(lambda: engine.batches)
     futures.append(batcher.submit("few"))
@@ -99,7 +100,7 @@ async def test_what_waits_beside_a_batch_that_hangs_is_not_held_up():
 
 async def test_a_full_batch_need_not_be_as_large_as_all_that_run():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=2, size_bytes=1000, in_flight=2, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(2, 1000, 2, 100))
     futures = [batcher.submit(n) for n in range(4)]
     await until(lambda: batcher.in_flight == 2)
     engine.gate.set()
@@ -108,7 +109,7 @@ async def test_a_full_batch_need_not_be_as_large_as_all_that_run():
 
 async def test_what_is_less_than_its_share_goes_when_nothing_else_runs():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=1000, in_flight=3, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(32, 1000, 3, 100))
     first = [batcher.submit(n) for n in range(8)]
     await until(lambda: engine.batches)
     last = batcher.submit("few")
@@ -136,14 +137,13 @@ async def test_the_next_batch_starts_before_the_answers_of_the_last_are_out():
     assert out_by_then[0] <= 8
 
 
-async def test_an_item_whose_client_left_is_never_run():
+async def test_an_item_that_its_caller_gave_up_is_never_run():
     engine = Engine(open_gate=False)
     batcher = Batcher(engine.run, WIDE)
     busy = batcher.submit("busy")
     await until(lambda: engine.batches)
-    left, here = asyncio.Event(), batcher.submit("here", client_left=lambda: False)
-    gone = batcher.submit("gone", client_left=left.is_set)
-    left.set()
+    gone, here = batcher.submit("gone"), batcher.submit("here")
+    gone.set_exception(ClientLeft("the client left"))
     engine.gate.set()
     await asyncio.gather(busy, here)
     with pytest.raises(ClientLeft):
@@ -153,14 +153,14 @@ async def test_an_item_whose_client_left_is_never_run():
 
 async def test_first_come_first_served_across_batches():
     engine = Engine()
-    batcher = Batcher(engine.run, Bounds(items=3, size_bytes=1000, in_flight=1, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(3, 1000, 1, 100))
     await asyncio.gather(*(batcher.submit(n) for n in range(8)))
     assert engine.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
 async def test_a_batch_is_bounded_by_bytes_and_a_larger_item_goes_alone():
     engine = Engine()
-    batcher = Batcher(engine.run, Bounds(items=32, size_bytes=10, in_flight=1, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(32, 10, 1, 100))
     sizes = [4, 4, 4, 25, 4]
     await asyncio.gather(*(batcher.submit(n, size_bytes=size) for n, size in enumerate(sizes)))
     assert engine.batches == [[0, 1], [2], [3], [4]]
@@ -168,7 +168,7 @@ async def test_a_batch_is_bounded_by_bytes_and_a_larger_item_goes_alone():
 
 async def test_no_more_batches_run_at_once_than_allowed():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=2, size_bytes=10, in_flight=3, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(2, 10, 3, 100))
     futures = [batcher.submit(n) for n in range(20)]
     await until(lambda: len(engine.batches) == 3)
     await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def test_no_more_batches_run_at_once_than_allowed():
 
 async def test_one_item_too_many_is_refused_and_the_others_are_answered():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=2))
+    batcher = Batcher(engine.run, BatchLimits(1, 10, 1, 2))
     running = batcher.submit("running")
     await until(lambda: engine.batches)
     waiting = [batcher.submit(n) for n in range(2)]
@@ -192,7 +192,7 @@ async def test_one_item_too_many_is_refused_and_the_others_are_answered():
 
 async def test_an_item_taken_back_while_waiting_is_never_run_and_frees_its_place():
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, Bounds(items=8, size_bytes=10, in_flight=1, waiting=2))
+    batcher = Batcher(engine.run, BatchLimits(8, 10, 1, 2))
     running = batcher.submit("running")
     await until(lambda: engine.batches)
     left, stayed = batcher.submit("left"), batcher.submit("stayed")
@@ -269,24 +269,24 @@ async def test_a_batch_that_fails_fails_its_items_and_no_later_ones():
             raise OSError("engine on fire")
         return items
 
-    batcher = Batcher(run, Bounds(items=2, size_bytes=10, in_flight=1, waiting=100))
+    batcher = Batcher(run, BatchLimits(2, 10, 1, 100))
     futures = [batcher.submit(item) for item in ("poison", "beside it", "later")]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [OSError, OSError, str]
 
 
-async def test_too_few_answers_are_an_error_not_a_mix_up():
+async def test_too_few_results_are_an_error_not_a_mix_up():
     async def run(items):
         return items[1:]
 
     batcher = Batcher(run, WIDE)
-    with pytest.raises(RuntimeError, match="1 answers to a batch of 2"):
+    with pytest.raises(RuntimeError, match="1 results for a batch of 2"):
         await asyncio.gather(batcher.submit("a"), batcher.submit("b"))
 
 
 async def test_closing_answers_those_that_wait_and_refuses_new_ones():
     engine = Engine()
-    batcher = Batcher(engine.run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=100))
+    batcher = Batcher(engine.run, BatchLimits(1, 10, 1, 100))
     futures = [batcher.submit(n) for n in range(4)]
     await batcher.close()
     assert all(future.done() for future in futures)
@@ -307,7 +307,7 @@ async def test_a_batch_runs_in_the_context_of_none_of_its_items():
         request.set(name)
         await batcher.submit(name)
 
-    batcher = Batcher(run, Bounds(items=1, size_bytes=10, in_flight=1, waiting=100))
+    batcher = Batcher(run, BatchLimits(1, 10, 1, 100))
     await asyncio.gather(*(asyncio.create_task(client(name)) for name in "abc"))
     assert seen == ["none"] * 3
 
@@ -353,7 +353,7 @@ def test_no_item_is_lost_doubled_or_swapped(items, in_flight, waiting, clients):
                 await asyncio.sleep(0)
             return [KeyError(n) if clients[n][2] else n for n in batch]
 
-        batcher = Batcher(run, Bounds(items, 40, in_flight, waiting))
+        batcher = Batcher(run, BatchLimits(items, 40, in_flight, waiting))
         futures = []
         for n, (size_bytes, leaves, _, turns) in enumerate(clients):
             futures.append(batcher.submit(n, size_bytes=size_bytes))

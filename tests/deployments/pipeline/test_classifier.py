@@ -13,19 +13,28 @@ import numpy as np
 import pytest
 from PIL import Image
 from ray.exceptions import ActorUnavailableError
+from recording import Recording
 
-from deployments import metrics
 from deployments.errors import DeadlinePassed, Overloaded, Unavailable, WrongImageSize
-from deployments.messages import PROBE_ID, Answers, Images, Photo, Trace
+from deployments.messages import (
+    PROBE_ID,
+    Deadline,
+    GroupAnswers,
+    ImageGroup,
+    Photo,
+    PhotoGroup,
+    Trace,
+)
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
+from deployments.telemetry.catalogue import PHOTOS_RECEIVED, PREDICTIONS
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
 from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
-from mlc_core.spec import HEADS
+from mlc_core.spec import HEADS, ImageSize
 
 SHIPPED = PROJECT / "models/fashion/1"
 CONFIG = {"model": "models/fashion/1", "engine": "onnxruntime"}
@@ -57,24 +66,27 @@ def photo(color="red", size=(60, 80), kind="PNG"):
     return file.getvalue()
 
 
-def asked(data, left_s=30.0):
-    return Photo(data, Choice(), left_s, "id")
+def group(*photos, left_s=30.0, request_id="id"):
+    return PhotoGroup(
+        [Photo(data, Choice(), request_id) for data in photos], Deadline.after(left_s)
+    )
 
 
 def pixels(count, height_px=80, width_px=60, left_s=30.0):
     images = np.random.default_rng(1).integers(0, 255, (count, height_px, width_px, 3), np.uint8)
-    return images, Images(
-        images.tobytes(), height_px, width_px, [Choice()] * count, [left_s] * count, ["id"] * count
-    )
+    return images, ImageGroup(
+        images.tobytes(), height_px, width_px, [Choice()] * count, ["id"] * count,
+        Deadline.after(left_s),
+    )  # fmt: skip
 
 
 async def test_each_image_gets_its_own_answer_whatever_shares_its_batch(classifier):
-    images, group = pixels(20)
+    images, twenty = pixels(20)
     model = load_artifact(SHIPPED)
     engine, labeller = load_engine("onnxruntime", model), Labeller(model.spec)
     alone = [labeller.answers(engine.infer(image[None]), [Choice()])[0] for image in images]
     others = [pixels(n)[1] for n in (1, 7, 31)]
-    (answers, _), *_ = await asyncio.gather(*(classifier.classify(g) for g in (group, *others)))
+    (answers, _), *_ = await asyncio.gather(*(classifier.classify(g) for g in (twenty, *others)))
     for together, by_itself in zip(answers, alone, strict=True):
         a, b = json.loads(together)["labels"], json.loads(by_itself)["labels"]
         assert {head: a[head]["label"] for head in a} == {head: b[head]["label"] for head in b}
@@ -94,9 +106,9 @@ async def test_images_of_another_size_are_told_the_size_and_spoil_no_other(class
 
 async def test_an_image_past_its_deadline_is_not_inferred(classifier, monkeypatch):
     inferred = []
-    infer = classifier._model.engine.infer
+    infer = classifier._model._engine.infer
     monkeypatch.setattr(
-        classifier._model.engine, "infer", lambda x: inferred.append(len(x)) or infer(x)
+        classifier._model._engine, "infer", lambda x: inferred.append(len(x)) or infer(x)
     )
     answers, trace = await classifier.classify(pixels(3, left_s=-1.0)[1])
     assert all(isinstance(answer, DeadlinePassed) for answer in answers)
@@ -142,25 +154,30 @@ async def test_the_first_model_must_load():
 async def test_every_photo_is_judged_alone(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings())
     good = photo()
-    answers, _ = await preprocessor.classify(
-        [asked(good), asked(b"no photo"), asked(photo()[:60]), asked(good, left_s=-1), asked(good)]
-    )
+    answers, _ = await preprocessor.preprocess(group(good, b"no photo", good[:60], good))
     kinds = [type(answer) for answer in answers]
-    assert kinds == [bytes, UnsupportedFormat, UndecodablePhoto, DeadlinePassed, bytes]
-    assert answers[0] == answers[4]
+    assert kinds == [bytes, UnsupportedFormat, UndecodablePhoto, bytes]
+    assert answers[0] == answers[3]
+
+
+async def test_a_group_past_its_deadline_is_not_decoded(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    answers, trace = await preprocessor.preprocess(group(photo(), photo(), left_s=-1))
+    assert [type(answer) for answer in answers] == [DeadlinePassed] * 2
+    assert "inference" not in trace.stages_s
 
 
 async def test_the_pixel_limit_is_the_settings(classifier):
-    settings = Settings(limits={"photo_pixels": 100})
-    (answer,), _ = await Preprocessor([Handle(classifier)], settings).classify([asked(photo())])
+    settings = Settings(limits={"max_photo_pixels": 100})
+    (answer,), _ = await Preprocessor([Handle(classifier)], settings).preprocess(group(photo()))
     assert isinstance(answer, PhotoTooLarge)
 
 
 async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings())
-    await preprocessor.classify([asked(photo())])
-    preprocessor._size = type(preprocessor._size)(8, 6)
-    answers, _ = await preprocessor.classify([asked(photo()), asked(b"no photo"), asked(photo())])
+    await preprocessor.preprocess(group(photo()))
+    preprocessor._size = ImageSize(height_px=8, width_px=6)
+    answers, _ = await preprocessor.preprocess(group(photo(), b"no photo", photo()))
     assert [type(answer) for answer in answers] == [bytes, UnsupportedFormat, bytes]
     assert preprocessor._size == load_artifact(SHIPPED).spec.image
 
@@ -168,13 +185,11 @@ async def test_a_model_of_another_size_makes_the_preprocessor_decode_again(class
 async def test_large_photos_are_answered_as_small_ones_are(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings(large_photo_bytes=10))
     one, two = photo("navy", (600, 800)), photo("red", (600, 800))
-    (first, second), _ = await preprocessor.classify([asked(one), asked(two)])
+    (first, second), _ = await preprocessor.preprocess(group(one, two))
     size = load_artifact(SHIPPED).spec.image
     images = np.stack([decode(one, size), decode(two, size)])
-    left = [30.0] * 2
-    expected, _ = await classifier.classify(
-        Images(images.tobytes(), size.height_px, size.width_px, [Choice()] * 2, left, ["id"] * 2)
-    )
+    _, two_images = pixels(2)
+    expected, _ = await classifier.classify(two_images._replace(pixels=images.tobytes()))
     assert [first, second] == expected
 
 
@@ -183,9 +198,9 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
     for path in one_head_models.values():
         of_one_head.append(Classifier(Settings()))
         await of_one_head[-1].reconfigure({"model": str(path)})
-    group = [asked(photo(color)) for color in ("red", "navy")] + [asked(b"no photo")]
-    merged, _ = await Preprocessor(list(map(Handle, of_one_head)), Settings()).classify(group)
-    whole, _ = await Preprocessor([Handle(classifier)], Settings()).classify(group)
+    photos = group(photo("red"), photo("navy"), b"no photo")
+    merged, _ = await Preprocessor(list(map(Handle, of_one_head)), Settings()).preprocess(photos)
+    whole, _ = await Preprocessor([Handle(classifier)], Settings()).preprocess(photos)
     assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]
     for several, one in zip(map(json.loads, merged[:2]), map(json.loads, whole[:2]), strict=True):
         assert several["model"]["name"] == "+".join(HEADS)
@@ -200,10 +215,10 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
 async def test_one_classifier_that_cant_answer_leaves_no_half_answers(classifier):
     class Busy:
         async def classify(self, images):
-            return Answers([Overloaded("busy")] * len(images.choices), Trace({}, 0, ""))
+            return GroupAnswers([Overloaded("busy")] * len(images.choices), Trace({}, 0, ""))
 
     preprocessor = Preprocessor([Handle(classifier), Handle(Busy())], Settings())
-    (answer,), _ = await preprocessor.classify([asked(photo())])
+    (answer,), _ = await preprocessor.preprocess(group(photo()))
     assert isinstance(answer, Overloaded)
 
 
@@ -217,58 +232,74 @@ async def test_a_call_is_made_once_more_when_its_replica_died(classifier):
                 raise ActorUnavailableError("gone", None)
             return await classifier.classify(images)
 
-    (answer,), _ = await Preprocessor([Handle(DiesOnce())], Settings()).classify([asked(photo())])
+        image_size = classifier.image_size
+
+    (answer,), _ = await Preprocessor([Handle(DiesOnce())], Settings()).preprocess(group(photo()))
     assert isinstance(answer, bytes)
 
 
 async def test_without_a_living_replica_the_service_is_unavailable():
     class Dead:
-        async def classify(self, images):
+        async def classify(self, images=None):
             raise ActorUnavailableError("gone", None)
 
+        image_size = classify
+
     with pytest.raises(Unavailable):
-        await Preprocessor([Handle(Dead())], Settings()).classify([asked(photo())])
+        await Preprocessor([Handle(Dead())], Settings()).preprocess(group(photo()))
 
 
 async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
-    _, trace = await Preprocessor([Handle(classifier)], Settings()).classify(
-        [asked(photo("red")), asked(b"no photo"), asked(photo("navy"))]
+    _, trace = await Preprocessor([Handle(classifier)], Settings()).preprocess(
+        group(photo("red"), b"no photo", photo("navy"))
     )
     assert set(trace.stages_s) == {"decode", "images_queue", "inference", "encode"}
     assert all(0 <= spent_s < 30 for spent_s in trace.stages_s.values())
-    assert (trace.batch, trace.model) == (2, "fashion/1")  # the bad one was never inferred
-    _, of_none = await Preprocessor([Handle(classifier)], Settings()).classify([asked(b"no photo")])
-    assert (list(of_none.stages_s), of_none.batch, of_none.model) == (["decode"], 0, "")
+    assert (trace.batch_size, trace.model) == (2, "fashion/1")  # the bad one was never inferred
+    _, of_none = await Preprocessor([Handle(classifier)], Settings()).preprocess(group(b"no photo"))
+    assert (list(of_none.stages_s), of_none.batch_size, of_none.model) == (["decode"], 0, "")
 
 
-async def test_the_readiness_probe_is_no_traffic(classifier, recorded):
-    probe = asked(photo())._replace(request_id=PROBE_ID)
-    await Preprocessor([Handle(classifier)], Settings()).classify([probe])
-    classifier._gauge()
-    assert not {metrics.PHOTOS, metrics.PREDICTIONS} & {metric for metric, *_ in recorded}
-    await Preprocessor([Handle(classifier)], Settings()).classify([asked(photo()), probe])
-    classifier._gauge()
-    for counter, labels in ((metrics.PHOTOS, {}), (metrics.PREDICTIONS, {"head": "color"})):
-        values = [v for m, v, each in recorded if m is counter and labels.items() <= each.items()]
-        assert sum(values) == 1
+async def test_the_readiness_probe_is_no_traffic():
+    recorder = Recording()
+    classifier = Classifier(Settings(), recorder)
+    await classifier.reconfigure(CONFIG)
+    preprocessor = Preprocessor([Handle(classifier)], Settings(), recorder)
+    probe = group(photo(), request_id=PROBE_ID)
+    await preprocessor.preprocess(probe)
+    classifier._set_gauges()
+    assert recorder.values(PHOTOS_RECEIVED) == recorder.values(PREDICTIONS) == []
+    both = [*group(photo()).photos, *probe.photos]
+    await preprocessor.preprocess(PhotoGroup(both, Deadline.after(30.0)))
+    classifier._set_gauges()
+    assert sum(recorder.values(PHOTOS_RECEIVED)) == 1
+    assert sum(recorder.values(PREDICTIONS, head="color")) == 1
 
 
-async def test_what_a_replaced_model_predicted_is_counted_too(classifier, recorded, tmp_path):
+async def test_what_a_replaced_model_predicted_is_counted_too(tmp_path):
+    recorder = Recording()
+    classifier = Classifier(Settings(), recorder)
+    await classifier.reconfigure(CONFIG)
     await classifier.classify(pixels(3)[1])
     await classifier.reconfigure({"model": str(copy_of_shipped(tmp_path, version="2"))})
     await classifier.classify(pixels(2)[1])
-    classifier._gauge()
-    counted = dict.fromkeys("12", 0)
-    for metric, value, labels in recorded:
-        if metric is metrics.PREDICTIONS and labels["head"] == "color":
-            counted[labels["version"]] += value
+    classifier._set_gauges()
+    counted = {v: sum(recorder.values(PREDICTIONS, head="color", version=v)) for v in "12"}
     assert counted == {"1": 3, "2": 2}
+
+
+async def test_the_image_size_is_asked_of_the_classifier_when_the_preprocessor_starts(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    async with asyncio.timeout(5):
+        while preprocessor._size is None:
+            await asyncio.sleep(0)
+    assert preprocessor._size == load_artifact(SHIPPED).spec.image
 
 
 async def test_groups_that_share_a_batch_each_learn_its_size(classifier):
     groups = [pixels(n)[1] for n in (2, 3)]
     done = await asyncio.gather(*map(classifier.classify, groups))
-    assert [trace.batch for _, trace in done] == [5, 5]
+    assert [trace.batch_size for _, trace in done] == [5, 5]
 
 
 async def test_failures_of_ours_are_logged_with_the_request_ids(classifier, monkeypatch, caplog):
@@ -276,14 +307,14 @@ async def test_failures_of_ours_are_logged_with_the_request_ids(classifier, monk
         raise RuntimeError("broken")
 
     preprocessor = Preprocessor([Handle(classifier)], Settings())
-    group = [asked(photo())._replace(request_id=f"shop-{n}") for n in range(2)]
-    monkeypatch.setattr(classifier._model.engine, "infer", fail)
-    answers, _ = await preprocessor.classify(group)
+    photos = group(photo(), photo(), request_id="shop-0")
+    monkeypatch.setattr(classifier._model._engine, "infer", fail)
+    answers, _ = await preprocessor.preprocess(photos)
     assert [type(answer) for answer in answers] == [RuntimeError] * 2
-    assert "inference failed, requests shop-0, shop-1" in caplog.text
+    assert "inference failed, requests shop-0, shop-0" in caplog.text
     monkeypatch.setattr("deployments.pipeline.preprocessor.decode", fail)
-    await preprocessor.classify(group)
-    assert "decoding failed, request shop-1" in caplog.text
+    await preprocessor.preprocess(photos)
+    assert "decoding failed, request shop-0" in caplog.text
 
 
 def copy_of_shipped(tmp_path, version):

@@ -1,41 +1,43 @@
-"""Claims about the ingress' groups: lanes, bounds, deadlines and clients that leave."""
+"""Claims about the dispatcher: lanes, limits, deadlines, and photos that are taken back."""
 
 import asyncio
 import time
 
 import pytest
+from recording import Recording
 
 from deployments.errors import ClientLeft, DeadlinePassed
-from deployments.messages import Answers, Trace
-from deployments.pipeline.dispatcher import Grouping
-from deployments.settings import Grouping as Bounds
-from deployments.settings import Settings
-from deployments.telemetry.request_log import Entry
+from deployments.messages import GroupAnswers, Trace
+from deployments.pipeline.dispatcher import Dispatcher
+from deployments.settings import LaneSettings, Settings
+from deployments.telemetry.catalogue import QUEUE_LENGTH
 from mlc_core.errors import UndecodablePhoto
 from mlc_core.labels import Choice
 
 ANY = Choice()
-
-
-def stays():
-    return False
-
-
 SMALL, LARGE = b"small", b"L" * 100
 TRACE = Trace({"decode": 0.1, "inference": 0.2}, 3, "fashion/1")
 
 
 class Preprocessor:
+    """Answers groups once its gate is open, and remembers them."""
+
     def __init__(self):
         self.groups = []
         self.gate = asyncio.Event()
 
-    async def classify(self, group):
-        self.groups.append([photo.data for photo in group])
-        self.left_s = [photo.left_s for photo in group]
-        self.request_ids = [photo.request_id for photo in group]
+    async def preprocess(self, group):
+        self.groups.append(group)
         await self.gate.wait()
-        return Answers([b"answer to " + photo.data for photo in group], TRACE)
+        return GroupAnswers([b"answer to " + photo.data for photo in group.photos], TRACE)
+
+    def sent(self):
+        return [[photo.data for photo in group.photos] for group in self.groups]
+
+    async def called(self, times=1):
+        async with asyncio.timeout(5):
+            while len(self.groups) < times:
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -43,107 +45,139 @@ def preprocessor():
     return Preprocessor()
 
 
-def grouping(preprocessor, deadline_s=5.0):
+def dispatcher(send, deadline_s=5.0, recorder=None):
     settings = Settings(
         deadline_s=deadline_s,
         large_photo_bytes=50,
-        small_photos=Bounds(photos=4, in_flight=1),
-        large_photos=Bounds(photos=4, size_bytes=250, in_flight=1),
+        small_lane=LaneSettings(max_photos=4, max_in_flight=1),
+        large_lane=LaneSettings(max_photos=4, max_bytes=250, max_in_flight=1),
     )
-    return Grouping(preprocessor.classify, settings)
+    return Dispatcher(send, settings, recorder or Recording())
 
 
-async def test_small_photos_never_ride_with_large_ones_nor_wait_for_them(preprocessor):
-    groups = grouping(preprocessor)
+async def dispatch(dispatcher, *photos):
+    submitted = [dispatcher.submit(photo, ANY, "id") for photo in photos]
+    return await dispatcher.wait_for_all(submitted)
+
+
+async def test_small_photos_never_travel_with_large_ones_nor_wait_for_them(preprocessor):
     waiting = asyncio.ensure_future(
-        groups.classify_many([SMALL, LARGE, SMALL, LARGE, LARGE], ANY, Entry("id"))
+        dispatch(dispatcher(preprocessor.preprocess), SMALL, LARGE, SMALL, LARGE, LARGE)
     )
-    async with asyncio.timeout(5):
-        while len(preprocessor.groups) < 2:
-            await asyncio.sleep(0)
-    assert preprocessor.groups == [[SMALL, SMALL], [LARGE, LARGE]]
+    await preprocessor.called(2)
+    assert preprocessor.sent() == [[SMALL, SMALL], [LARGE, LARGE]]
     preprocessor.gate.set()
-    assert await waiting == [b"answer to " + p for p in (SMALL, LARGE, SMALL, LARGE, LARGE)]
+    outcomes = await waiting
+    assert [outcome.answer for outcome in outcomes] == [
+        b"answer to " + photo for photo in (SMALL, LARGE, SMALL, LARGE, LARGE)
+    ]
 
 
-async def test_a_photo_is_told_when_its_deadline_passes_and_carries_what_is_left(preprocessor):
-    groups = grouping(preprocessor, deadline_s=0.05)
-    began = time.monotonic()
+async def test_a_photo_is_late_when_its_deadline_passes_and_its_group_carries_what_is_left(
+    preprocessor,
+):
+    photos = dispatcher(preprocessor.preprocess, deadline_s=0.05)
+    submitted, began = photos.submit(SMALL, ANY, "id"), time.monotonic()
     with pytest.raises(DeadlinePassed):
-        await groups.classify(SMALL, ANY, stays, Entry("id"))
-    assert time.monotonic() - began < 2
-    assert 0 < preprocessor.left_s[0] <= 0.05
+        await photos.wait(submitted)
+    assert time.monotonic() - began >= 0.05
+    (group,) = preprocessor.groups
+    assert group.deadline.at <= began + 0.05
 
 
-async def test_a_call_that_hangs_gives_its_slot_back_when_nobody_waits_for_it(preprocessor):
-    groups = grouping(preprocessor, deadline_s=0.05)
+async def test_a_group_has_the_latest_deadline_of_its_photos(preprocessor):
+    photos = dispatcher(preprocessor.preprocess)
+    running = photos.submit(b"running", ANY, "id")
+    await preprocessor.called()
+    early = photos.submit(b"early", ANY, "id")
+    await asyncio.sleep(0.01)
+    before = time.monotonic()
+    late = photos.submit(b"late", ANY, "id")
+    preprocessor.gate.set()
+    await asyncio.gather(running, early, late)
+    assert preprocessor.groups[1].deadline.at >= before + 5.0
+
+
+async def test_a_call_that_hangs_gives_its_slot_back_when_its_deadline_passes(preprocessor):
+    photos = dispatcher(preprocessor.preprocess, deadline_s=0.05)
     with pytest.raises(DeadlinePassed):  # its call is never answered
-        await groups.classify(b"hangs", ANY, stays, Entry("id"))
+        await photos.wait(photos.submit(b"hangs", ANY, "id"))
     preprocessor.gate.set()
-    assert await groups.classify(SMALL, ANY, stays, Entry("id")) == b"answer to " + SMALL
+    outcome = await photos.wait(photos.submit(SMALL, ANY, "id"))
+    assert outcome.answer == b"answer to " + SMALL
 
 
-async def test_in_a_batch_only_those_without_an_answer_are_late(preprocessor):
-    groups = grouping(preprocessor, deadline_s=0.2)
-    preprocessor.gate.set()
-
+async def test_in_a_batch_request_only_photos_without_an_answer_are_late():
     async def answer_small_only(group):
-        if group[0].data == LARGE:
+        if group.photos[0].data == LARGE:
             await asyncio.Event().wait()
-        return Answers([b"answered"] * len(group), TRACE)
+        return GroupAnswers([b"answered"] * len(group.photos), TRACE)
 
-    groups._send = answer_small_only
-    small, large = await groups.classify_many([SMALL, LARGE], ANY, Entry("id"))
-    assert small == b"answered"
+    small, large = await dispatch(dispatcher(answer_small_only, deadline_s=0.2), SMALL, LARGE)
+    assert small.answer == b"answered"
     assert isinstance(large, DeadlinePassed)
 
 
-async def test_a_client_that_left_while_waiting_costs_no_inference(preprocessor):
-    groups = grouping(preprocessor)
-    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays, Entry("id")))
-    async with asyncio.timeout(5):
-        while not preprocessor.groups:
-            await asyncio.sleep(0)
-    left = asyncio.ensure_future(groups.classify(b"left", ANY, lambda: True, Entry("id")))
-    stayed = asyncio.ensure_future(groups.classify(b"stayed", ANY, stays, Entry("id")))
-    await asyncio.sleep(0)
+async def test_a_photo_that_was_taken_back_is_in_no_group(preprocessor):
+    photos = dispatcher(preprocessor.preprocess)
+    running = photos.submit(b"running", ANY, "id")
+    await preprocessor.called()
+    left, stayed = (photos.submit(data, ANY, "id") for data in (b"left", b"stayed"))
+    left.set_exception(ClientLeft("left"))
     preprocessor.gate.set()
     await asyncio.gather(running, stayed)
     with pytest.raises(ClientLeft):
-        await left
-    assert preprocessor.groups == [[b"running"], [b"stayed"]]
+        await photos.wait(left)
+    assert preprocessor.sent() == [[b"running"], [b"stayed"]]
 
 
-async def test_a_fault_is_raised_to_the_one_whose_photo_it_is(preprocessor):
+async def test_a_batch_request_that_is_cancelled_takes_its_photos_back(preprocessor):
+    photos = dispatcher(preprocessor.preprocess)
+    running = photos.submit(b"running", ANY, "id")
+    await preprocessor.called()
+    request = asyncio.ensure_future(dispatch(photos, b"left", b"left too"))
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    stayed = photos.submit(b"stayed", ANY, "id")
+    preprocessor.gate.set()
+    await asyncio.gather(running, stayed)
+    assert preprocessor.sent() == [[b"running"], [b"stayed"]]
+
+
+async def test_a_fault_is_the_answer_of_the_photo_that_has_it():
     async def send(group):
-        answers = [UndecodablePhoto("bad") if p.data == b"bad" else p.data for p in group]
-        return Answers(answers, TRACE)
+        bad = UndecodablePhoto("bad")
+        return GroupAnswers([bad if p.data == b"bad" else p.data for p in group.photos], TRACE)
 
-    groups = grouping(preprocessor)
-    groups._send = send
-    good, bad = await asyncio.gather(
-        groups.classify(b"good", ANY, stays, Entry("id")),
-        groups.classify(b"bad", ANY, stays, Entry("id")),
-        return_exceptions=True,
-    )
-    assert good == b"good"
-    assert isinstance(bad, UndecodablePhoto)
+    good, bad = await dispatch(dispatcher(send), b"good", b"bad")
+    assert good.answer == b"good"
+    assert isinstance(bad.answer, UndecodablePhoto)
 
 
-async def test_a_request_learns_how_long_it_waited_and_what_its_groups_met(preprocessor):
-    groups = grouping(preprocessor)
-    first, second, entry = Entry("first"), Entry("second"), Entry("batch")
-    running = asyncio.ensure_future(groups.classify(b"running", ANY, stays, first))
-    async with asyncio.timeout(5):
-        while not preprocessor.groups:
-            await asyncio.sleep(0)
-    waiting = asyncio.ensure_future(groups.classify(b"waiting", ANY, stays, second))
+async def test_an_outcome_tells_where_the_time_went(preprocessor):
+    photos = dispatcher(preprocessor.preprocess)
+    first = photos.submit(b"running", ANY, "first")
+    await preprocessor.called()
+    second, large = photos.submit(b"waiting", ANY, "second"), photos.submit(LARGE, ANY, "third")
     await asyncio.sleep(0.05)
     preprocessor.gate.set()
-    await asyncio.gather(running, waiting)
-    assert second.stages_s["small_photos_queue"] >= 0.05 > first.stages_s["small_photos_queue"]
-    assert (first.traces, second.traces) == ([TRACE], [TRACE])
-    await groups.classify_many([SMALL, LARGE], ANY, entry)
-    assert set(entry.stages_s) == {"read", "small_photos_queue", "large_photos_queue"}
-    assert entry.traces == [TRACE, TRACE]
-    assert preprocessor.request_ids == ["batch"]
+    first, second, large = await asyncio.gather(first, second, large)
+    assert second.waited_s >= 0.05 > first.waited_s
+    assert (first.stage, large.stage) == ("small_photos_queue", "large_photos_queue")
+    assert first.trace == second.trace == TRACE
+    assert [photo.request_id for photo in preprocessor.groups[0].photos] == ["first"]
+
+
+async def test_queue_lengths_are_recorded_by_lane(preprocessor):
+    recorder = Recording()
+    photos = dispatcher(preprocessor.preprocess, recorder=recorder)
+    running = photos.submit(SMALL, ANY, "id")
+    await preprocessor.called()
+    waiting = [photos.submit(SMALL, ANY, "id") for _ in range(3)]
+    photos.set_gauges()
+    assert recorder.values(QUEUE_LENGTH, queue="small_photos") == [3]
+    assert recorder.values(QUEUE_LENGTH, queue="large_photos") == [0]
+    preprocessor.gate.set()
+    await asyncio.gather(running, *waiting)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deployments.errors import DeadlinePassed
-from deployments.pipeline.merging import merge_answers, merge_models
+from deployments.pipeline.merging import merge_descriptions, merge_outcomes
 
 
 def answer(name, **labels):
@@ -27,11 +27,11 @@ def model(name, *heads, precision="int8"):
 
 def test_one_answer_stays_byte_for_byte():
     body = answer("fashion", color={"label": "Écru", "confidence": 0.5000})
-    assert merge_answers([body]) is body
+    assert merge_outcomes([body]) is body
 
 
 def test_labels_of_all_stand_under_the_names_of_all():
-    merged = merge_answers([answer("c", color={"label": "Écru"}), answer("k", category=None)])
+    merged = merge_outcomes([answer("c", color={"label": "Écru"}), answer("k", category=None)])
     assert json.loads(merged) == {
         "model": {"name": "c+k", "version": "1+1"},
         "labels": {"color": {"label": "Écru"}, "category": None},
@@ -41,19 +41,19 @@ def test_labels_of_all_stand_under_the_names_of_all():
 
 def test_an_error_of_one_is_the_answer():
     error = DeadlinePassed("late")
-    assert merge_answers([answer("c", color={}), error]) is error
+    assert merge_outcomes([answer("c", color={}), error]) is error
 
 
 def test_two_that_name_the_same_head_are_refused_with_what_to_do():
-    (error,) = [merge_answers([answer("c", color={}), answer("d", color={})])]
+    (error,) = [merge_outcomes([answer("c", color={}), answer("d", color={})])]
     assert isinstance(error, ValueError)
     assert "`classifiers` in the Serve config" in str(error)
     with pytest.raises(ValueError, match="same head"):
-        merge_models([model("c", "color"), model("d", "color")])
+        merge_descriptions([model("c", "color"), model("d", "color")])
 
 
 def test_models_are_described_as_one():
-    merged = merge_models([model("c", "color"), model("k", "category", precision="float32")])
+    merged = merge_descriptions([model("c", "color"), model("k", "category", precision="float32")])
     assert merged["name"] == "c+k"
     assert merged["version"] == "2+2"
     assert (merged["engine"], merged["precision"]) == ("onnxruntime", "int8+float32")

@@ -73,7 +73,7 @@ async def test_what_a_replica_tells_late_of_its_queue_changes_nothing(router):
 async def test_a_replica_that_went_is_forgotten(router):
     router.on_send_request("a")
     router.on_request_completed("a", "1")
-    assert not router._under_way
+    assert not router._in_flight
 
 
 def test_the_composition_routes_so_to_the_preprocessor_and_to_every_classifier():

@@ -1,70 +1,79 @@
 """Claims about the metrics, as they are declared, counted and put together."""
 
 import asyncio
-from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from recording import Recording
 
-from deployments import metrics
+from deployments.telemetry import catalogue, recorder
 from deployments.telemetry.exposition import merge
+from deployments.telemetry.predictions import PredictionSums
+from deployments.telemetry.recorder import Recorder
 from mlc_core.spec import ImageSize, Spec
 
-PROJECT = Path(__file__).parents[2]
+PHOTOS = catalogue.PHOTOS_RECEIVED
 
 
-def test_docs_list_the_metrics_that_there_are():
-    text = (PROJECT / "docs/metrics.md").read_text(encoding="utf-8")
-    assert text == metrics.document(), (
-        "run: python -m deployments.telemetry.catalogue > docs/metrics.md"
-    )
+@pytest.mark.parametrize("metric", catalogue.ALL, ids=lambda metric: metric.name)
+def test_every_metric_follows_the_naming_of_prometheus(metric):
+    assert metric.name.startswith("mlc_")
+    assert not metric.name.endswith("_total")  # Ray adds it to counters
+    of_time = "time" in metric.text.lower() or "duration" in metric.name
+    assert metric.name.endswith("_seconds") == of_time
 
 
-def test_every_photos_predictions_are_counted_and_how_sure_they_are(recorded):
+def test_every_photos_predictions_are_counted_and_how_confident_they_are():
+    told = Recording()
     spec = Spec("a", "2", ImageSize(height_px=8, width_px=8), {"color": ("Red", "Blue", "Green")})
     batch = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]], np.float32)
-    predictions = metrics.Predictions(spec)
-    predictions.observe({"color": batch})
-    predictions.export()
-    predictions.export()  # nothing is told twice
-    counted = {labels["class"]: n for d, n, labels in recorded if d is metrics.PREDICTIONS}
-    assert counted == {"Red": 2, "Green": 1}
-    sums = [n for d, n, _ in recorded if d is metrics.CONFIDENCE_SUM]
-    assert sums == [pytest.approx(2.1), 0]
-    assert [n for d, n, _ in recorded if d is metrics.CONFIDENCE] == [
-        pytest.approx(0.7)
-    ]  # the first
-    assert {labels["version"] for _, _, labels in recorded} == {"2"}
+    sums = PredictionSums(spec, told)
+    sums.add({"color": batch})
+    sums.record()
+    sums.record()  # nothing is recorded twice
+    assert told.values(catalogue.PREDICTIONS, **{"class": "Red"}) == [2]
+    assert told.values(catalogue.PREDICTIONS, **{"class": "Green"}) == [1]
+    assert told.values(catalogue.LABEL_CONFIDENCE) == [pytest.approx(2.1), 0]
+    assert told.values(catalogue.CONFIDENCE) == [pytest.approx(0.7)]  # the first
+    assert {labels["version"] for labels in told.labels(catalogue.PREDICTIONS)} == {"2"}
+
+
+def test_a_recorder_that_is_not_enabled_drops_what_it_gets():
+    told = Recording()
+    told.enabled = False
+    told.record(PHOTOS, 1, format="JPEG")
+    told.batch_observer("images")(3, 0.1)
+    assert told.take() == []
 
 
 async def test_metrics_are_handed_over_by_the_clock_counters_summed_and_a_failure_stops_no_other(
     monkeypatch, caplog
 ):
-    metrics._recorded.clear()
     told = []
 
-    class Metric:
-        def __init__(self, declared):
-            self._name = declared.name
+    class RayCounter:
+        def __init__(self, metric):
+            self._name = metric.name
 
         def inc(self, value, labels):
             told.append((self._name, value, labels["format"]))
 
-    monkeypatch.setattr(metrics, "made", Metric)
+    monkeypatch.setattr(recorder, "ray_metric", RayCounter)
+    recording = Recorder()
     for name in ("JPEG", "PNG", "JPEG"):
-        metrics.record(metrics.PHOTOS, 1, format=name)
+        recording.record(PHOTOS, 1, format=name)
 
     def fail():
         raise ValueError("no such gauge")
 
-    exporting = asyncio.create_task(metrics.export(fail))
+    exporting = asyncio.create_task(recording.export(fail))
     async with asyncio.timeout(5):
         while len(told) < 2:
             await asyncio.sleep(0.01)
     exporting.cancel()
-    assert sorted(told) == [("mlc_photos_received", 1, "PNG"), ("mlc_photos_received", 2, "JPEG")]
+    assert sorted(told) == [(PHOTOS.name, 1, "PNG"), (PHOTOS.name, 2, "JPEG")]
     assert "a metric can't be exported" in caplog.text
 
 

@@ -7,12 +7,16 @@ from logging.handlers import MemoryHandler, RotatingFileHandler
 
 import httpx
 import pytest
+from recording import Recording
 
 from deployments.errors import Overloaded
-from deployments.http.api import build_api
+from deployments.http.api import Telemetry, build_api
+from deployments.http.disconnects import Disconnects
 from deployments.messages import Trace
-from deployments.settings import RequestLogging, Settings
-from deployments.telemetry.request_log import Entry, RequestLog, beside_serves_log
+from deployments.pipeline.dispatcher import Dispatched
+from deployments.settings import RequestLogSettings, Settings
+from deployments.telemetry.catalogue import STAGE_DURATION
+from deployments.telemetry.request_log import Entry, RequestLog, request_log_file
 from mlc_core.errors import UndecodablePhoto
 
 TRACE = Trace(
@@ -31,20 +35,27 @@ class Lines(logging.Handler):
         self.lines += record.getMessage().splitlines()
 
 
-class Photos:
-    """Answers as the bytes ask; tells of a group as the real one does."""
+class Pipeline:
+    """Answers as the bytes ask, with the trace of a group."""
 
-    async def classify(self, photo, _choice, _client_left, entry):
-        entry.stages_s["small_photos_queue"] = 0.05
-        if photo == b"refused":
-            raise Overloaded("too many")
-        entry.traces.append(TRACE)
-        if photo == b"bad":
-            raise UndecodablePhoto("truncated")
-        return b"{}"
+    def submit(self, data, _choice, _request_id):
+        future = asyncio.get_running_loop().create_future()
+        if data == b"refused":
+            future.set_exception(Overloaded("too many"))
+        else:
+            answer = UndecodablePhoto("truncated") if data == b"bad" else b"{}"
+            future.set_result(Dispatched(answer, "small_photos_queue", 0.05, TRACE))
+        return future
 
-    async def classify_many(self, photos, choice, entry):
-        return [await self.classify(photo, choice, None, entry) for photo in photos]
+    async def wait(self, submitted):
+        return await submitted
+
+    async def wait_for_all(self, submitted):
+        return await asyncio.gather(*submitted, return_exceptions=True)
+
+
+def request_log(settings, handler):
+    return RequestLog(settings, handler, Recording())
 
 
 async def written(settings, *requests):
@@ -54,8 +65,9 @@ async def written(settings, *requests):
         return {}
 
     lines = Lines()
-    log = RequestLog(settings, lines)
-    app = build_api(Photos(), describe, lambda: None, Settings(), log)
+    log = request_log(settings, lines)
+    telemetry = Telemetry(Recording(), log)
+    app = build_api(Pipeline(), describe, lambda: None, Settings(), telemetry, Disconnects())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for method, path, keywords in requests:
@@ -73,22 +85,22 @@ def photo(data, request_id="shop-7"):
 
 
 async def test_a_request_gets_one_line_that_says_where_its_time_went():
-    (line,) = await written(RequestLogging(), photo(b"good"))
+    (line,) = await written(RequestLogSettings(), photo(b"good"))
     assert {key: line[key] for key in ("level", "request_id", "route", "status")} == {
         "level": "info", "request_id": "shop-7", "route": "/v1/classify", "status": 200,
     }  # fmt: skip
-    assert (line["photos"], line["batch"], line["model"]) == (1, 7, "fashion/1")
+    assert (line["photos"], line["batch_size"], line["model"]) == (1, 7, "fashion/1")
     assert set(line["stages_s"]) == {
         "read", "small_photos_queue", "decode", "images_queue", "inference", "encode",
     }  # fmt: skip
     assert (line["stages_s"]["small_photos_queue"], line["stages_s"]["inference"]) == (0.05, 0.3)
-    assert 0 <= line["took_s"] < 10
+    assert 0 <= line["duration_s"] < 10
     assert line["time"].endswith("+00:00")
 
 
 async def test_a_line_never_holds_a_photos_bytes_or_a_made_up_path():
     lines = await written(
-        RequestLogging(), photo(b"SECRET PHOTO"), ("GET", "/made/up?token=SECRET", {})
+        RequestLogSettings(), photo(b"SECRET PHOTO"), ("GET", "/made/up?token=SECRET", {})
     )
     assert "SECRET" not in json.dumps(lines)
     assert [line["route"] for line in lines] == ["/v1/classify", "other"]
@@ -99,7 +111,7 @@ async def test_a_line_never_holds_a_photos_bytes_or_a_made_up_path():
     [(b"bad", "warning", 422, "undecodable-photo"), (b"refused", "error", 503, "overloaded")],
 )
 async def test_a_problem_is_named_and_is_a_line_of_its_level(data, level, status, problem):
-    (line,) = await written(RequestLogging(), photo(data))
+    (line,) = await written(RequestLogSettings(), photo(data))
     assert (line["level"], line["status"], line["problem"]) == (level, status, problem)
 
 
@@ -109,34 +121,34 @@ async def test_a_problem_is_named_and_is_a_line_of_its_level(data, level, status
 )
 async def test_the_level_is_the_least_that_is_written(level, kept):
     requests = [photo(data) for data in (b"good", b"bad", b"refused")]
-    lines = await written(RequestLogging(level=level), *requests)
+    lines = await written(RequestLogSettings(level=level), *requests)
     assert [line["status"] for line in lines] == kept
 
 
 async def test_a_sample_is_chosen_by_the_request_id_and_no_problem_is_left_out():
     requests = [photo(data, f"id-{n}") for n in range(200) for data in (b"good", b"bad")]
-    first, again = [await written(RequestLogging(sample=0.25), *requests) for _ in range(2)]
+    first, again = [await written(RequestLogSettings(sample=0.25), *requests) for _ in range(2)]
     ids = [line["request_id"] for line in first if line["status"] == 200]
     assert 20 < len(ids) < 80
     assert ids == [line["request_id"] for line in again if line["status"] == 200]
     assert sum(line["status"] == 422 for line in first) == 200
-    assert len(await written(RequestLogging(sample=0.0), photo(b"good"))) == 0
+    assert len(await written(RequestLogSettings(sample=0.0), photo(b"good"))) == 0
 
 
 async def test_a_batch_is_one_line_with_its_photos_and_the_longest_of_each_stage():
     files = [("images", b"good")] * 3
-    (line,) = await written(RequestLogging(), ("POST", "/v1/classify/batch", {"files": files}))
-    assert (line["photos"], line["batch"]) == (3, 7)
+    (line,) = await written(RequestLogSettings(), ("POST", "/v1/classify/batch", {"files": files}))
+    assert (line["photos"], line["batch_size"]) == (3, 7)
     entry = Entry("id")
     entry.photos = 2
-    entry.traces = [TRACE, TRACE._replace(stages_s={"decode": 0.9, "inference": 0.1}, batch=2)]
+    entry.traces = [TRACE, TRACE._replace(stages_s={"decode": 0.9, "inference": 0.1}, batch_size=2)]
     lines = Lines()
-    log = RequestLog(RequestLogging(), lines)
+    log = request_log(RequestLogSettings(), lines)
     entry.status = 200
     log.end(entry)
     await log.flush()
     (line,) = map(json.loads, lines.lines)
-    assert (line["stages_s"]["decode"], line["stages_s"]["inference"], line["batch"]) == (
+    assert (line["stages_s"]["decode"], line["stages_s"]["inference"], line["batch_size"]) == (
         0.9,
         0.3,
         7,
@@ -145,14 +157,14 @@ async def test_a_batch_is_one_line_with_its_photos_and_the_longest_of_each_stage
 
 async def test_an_id_that_is_no_plain_text_cant_break_a_line():
     (line,) = await written(
-        RequestLogging(), photo(b"good", 'a"}\u2028{"b'.encode("latin-1", "replace"))
+        RequestLogSettings(), photo(b"good", 'a"}\u2028{"b'.encode("latin-1", "replace"))
     )
     assert line["status"] == 200
 
 
 async def test_lines_reach_the_file_by_the_clock():
     lines = Lines()
-    log = RequestLog(RequestLogging(), lines)
+    log = request_log(RequestLogSettings(), lines)
     flushing = asyncio.create_task(log.keep_flushing())
     log.end(Entry("id"))
     async with asyncio.timeout(5):
@@ -176,8 +188,8 @@ def serves_log(tmp_path):
 
 
 async def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log, tmp_path):
-    handler = beside_serves_log()
-    log = RequestLog(RequestLogging(), handler)
+    handler = request_log_file()
+    log = request_log(RequestLogSettings(), handler)
     for _ in range(100):
         log.end(Entry("id"))
         await log.flush()
@@ -185,3 +197,15 @@ async def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log
     files = sorted(file.name for file in tmp_path.glob("requests_*"))
     assert files == [f"requests_mlc_Ingress_ab12.log{end}" for end in ("", ".1", ".2")]
     assert all(file.stat().st_size <= 1000 for file in tmp_path.glob("requests_*"))
+
+
+async def test_the_slowest_upload_since_the_last_flush_is_a_stage():
+    recorder = Recording()
+    log = RequestLog(RequestLogSettings(level="off"), Lines(), recorder)
+    for read_s in (0.1, 0.3, 0.2):
+        entry = Entry("id")
+        entry.stages_s["read"] = read_s
+        log.end(entry)
+    await log.flush()
+    await log.flush()
+    assert recorder.values(STAGE_DURATION, stage="read") == [0.3]

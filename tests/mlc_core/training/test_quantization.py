@@ -1,4 +1,4 @@
-"""Claims about the int8 edition: nearly the same answers, or none."""
+"""Claims about the int8 network: nearly the same answers, or none."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ def images(artifact):
     return np.stack([decode(jpeg(seed), artifact.spec.image) for seed in range(96)])
 
 
-def test_both_editions_name_nearly_the_same_labels(artifact, images):
+def test_float32_and_int8_name_nearly_the_same_labels(artifact, images):
     exact = load_engine("onnxruntime", artifact).infer(images)
     int8 = load_engine("onnxruntime", artifact, precision="int8").infer(images)
     for head in artifact.spec.heads:
@@ -45,11 +45,11 @@ def test_int8_is_as_right_on_a_processor_without_vnni(artifact, images, tmp_path
     # The emulator is a Haswell to programs, but shows them this machine's /proc/cpuinfo.
     program = f"""
 import numpy as np
-from mlc_core import engine
+from mlc_core.engines import onnx
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
 from pathlib import Path
-engine.CPU_INFO = Path("nowhere")
+onnx.CPU_INFO = Path("nowhere")
 int8 = load_engine("onnxruntime", load_artifact(Path({str(artifact.path)!r})), precision="int8")
 np.savez({str(tmp_path / "there.npz")!r}, **int8.infer(np.load({str(tmp_path / "images.npy")!r})))
 """
@@ -88,7 +88,7 @@ def test_a_head_that_loses_too_much_is_refused_and_named():
         refuse_loss(exact, {"color": 0.67, "category": 0.82})
 
 
-def test_the_shipped_edition_was_measured_and_lost_no_more_than_allowed(artifact):
+def test_the_shipped_int8_network_was_measured_and_lost_no_more_than_allowed(artifact):
     refuse_loss(artifact.metrics["heads"], artifact.metrics["int8_accuracy"])
 
 
@@ -97,7 +97,7 @@ def test_int8_is_for_onnxruntime_alone(artifact):
         load_engine("tensorflow", artifact, precision="int8")
 
 
-def test_an_artifact_without_that_edition_says_so(artifact, tmp_path):
+def test_an_artifact_without_an_int8_network_says_so(artifact, tmp_path):
     missing = type(artifact)(tmp_path, artifact.spec, artifact.metrics)
-    with pytest.raises(ArtifactError, match="no int8 edition"):
+    with pytest.raises(ArtifactError, match="no int8 network"):
         load_engine("onnxruntime", missing, precision="int8")

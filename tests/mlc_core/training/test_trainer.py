@@ -14,12 +14,12 @@ from mlc_core.spec import ImageSize, Spec
 from mlc_core.training.augmentation import augment
 from mlc_core.training.dataset import read_dataset
 from mlc_core.training.split import Split, split_by_picture
-from mlc_core.training.trainer import Batches, Recipe, settle_norms, train
+from mlc_core.training.trainer import LabelledBatches, Recipe, settle_norms, train
 from samples.garments import COLORS, draw_garment
 
 SIZE = ImageSize(height_px=40, width_px=30)
 QUICK = Recipe(
-    epochs=2, batch=32, averaging=0.5, learning_rate=3e-3, loss_weights={"category": 2.0}
+    epochs=2, batch_size=32, averaging=0.5, learning_rate=3e-3, loss_weights={"category": 2.0}
 )
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_began_on_pytorch_goes_on_here(killed, data, split, one_head,
 
 
 def test_it_learns_every_head(data, split, spec, tmp_path):
-    recipe = Recipe(epochs=8, batch=16, averaging=0.9, learning_rate=3e-3)
+    recipe = Recipe(epochs=8, batch_size=16, averaging=0.9, learning_rate=3e-3)
     lines = []
     training = train(data, split, spec, recipe, tmp_path / "run", lines.append)
     probabilities = training.model.predict_on_batch(data.images[split.test])
@@ -98,7 +98,7 @@ def test_it_learns_every_head(data, split, spec, tmp_path):
 
 def test_a_killed_run_loses_no_finished_epoch(killed, resumed):
     training, lines = resumed
-    assert lines[0] == "going on after epoch 1"
+    assert lines[0] == "continuing after epoch 1"
     assert len(lines) == 2
     assert training.history[:1] == killed[1]
     assert len(training.history) == 2
@@ -118,7 +118,7 @@ def test_checkpoints_of_another_recipe_are_refused(killed, data, split, one_head
 
 
 def test_it_stops_when_nothing_improves(data, split, one_head, tmp_path):
-    recipe = Recipe(epochs=9, batch=64, learning_rate=0.0, averaging=0.5, patience_epochs=1)
+    recipe = Recipe(epochs=9, batch_size=64, learning_rate=0.0, averaging=0.5, patience_epochs=1)
     lines = []
     training = train(data, split, one_head, recipe, tmp_path, lines.append)
     assert len(training.history) < 9
@@ -155,7 +155,7 @@ def test_an_empty_part_is_refused(data, split, spec, tmp_path):
 
 
 def test_batches_cover_an_epoch_once_with_labels_beside_their_images(data, spec):
-    batches = Batches(data, spec, QUICK, training=False)
+    batches = LabelledBatches(data, spec, QUICK, training=False)
     images = np.concatenate([batches[at][0] for at in range(len(batches))])
     np.testing.assert_array_equal(images, data.images)
     for head, classes in spec.heads.items():
@@ -164,7 +164,7 @@ def test_batches_cover_an_epoch_once_with_labels_beside_their_images(data, spec)
 
 
 def test_a_batch_depends_on_seed_epoch_and_number_alone(data, spec):
-    one, other = (Batches(data, spec, QUICK, training=True) for _ in range(2))
+    one, other = (LabelledBatches(data, spec, QUICK, training=True) for _ in range(2))
     np.testing.assert_array_equal(one[3][0], other[3][0])
     other.epoch = 1
     assert (one[3][0] != other[3][0]).any()

@@ -1,0 +1,96 @@
+"""Claims about Serve configs: read with clear errors, checked, merged, and those that ship."""
+
+import pytest
+
+from deployments.serve_config import ServeConfig, merge
+from deployments.settings import PROJECT
+
+SHIPPED = ServeConfig.read(PROJECT / "serve_config.yaml")
+FOUR_MODELS = ServeConfig.read(PROJECT / "configs/four_models.yaml")
+
+
+@pytest.mark.parametrize("file", ["serve_config.yaml", *map(str, PROJECT.glob("configs/*.yaml"))])
+def test_every_config_of_the_project_is_valid(file):
+    ServeConfig.read(PROJECT / file).check()
+
+
+def test_serve_config_yaml_states_every_deployment():
+    assert list(SHIPPED.deployments) == ["Ingress", "Preprocessor", "Classifier"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "can't be read: No such file"),
+        ("", "needs `applications`"),
+        ("applications: []", "needs `applications`"),
+        ("applications: [{name: x}]", "with an `import_path`"),
+        ("just text", "needs `applications`"),
+        ("a: [", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_serve_config_is_named_with_the_reason(tmp_path, text, named):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match="mine") as error:
+        ServeConfig.read(file)
+    assert named in str(error.value)
+
+
+def test_a_config_of_a_model_per_label_differs_in_its_classifiers_alone():
+    names = FOUR_MODELS.settings.classifiers
+    assert FOUR_MODELS.settings == SHIPPED.settings.model_copy(update={"classifiers": names})
+    for name in ("Ingress", "Preprocessor"):
+        assert FOUR_MODELS.deployments[name] == SHIPPED.deployments[name]
+    assert list(FOUR_MODELS.deployments)[2:] == names
+    shipped = SHIPPED.deployments["Classifier"]
+    for classifier in FOUR_MODELS.classifiers():
+        model = classifier["user_config"]["model"]
+        assert classifier["user_config"] == shipped["user_config"] | {"model": model}
+        differs = {key for key in shipped if classifier[key] != shipped[key]}
+        assert differs <= {"name", "ray_actor_options", "user_config"}
+    for key in ("http_options", "logging_config"):
+        one, four = dict(SHIPPED.fields[key]), dict(FOUR_MODELS.fields[key])
+        assert one == four
+
+
+def test_the_user_config_of_every_classifier_is_checked_whatever_its_name():
+    config = FOUR_MODELS.merge(
+        {"applications": [{"name": "mlc", "deployments": [
+            {"name": "Color", "user_config": {"modle": "m"}}]}]}
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"four_models\.yaml: user_config of Color: modle = 'm'"):
+        config.check()
+
+
+def test_a_classifier_without_an_entry_is_named():
+    config = SHIPPED.merge({"applications": [{"name": "mlc", "args": {"classifiers": ["Other"]}}]})
+    with pytest.raises(ValueError, match="names Other, which is not among `deployments`: Ingress"):
+        config.check()
+
+
+def test_edits_leave_the_original_as_it_is():
+    before = SHIPPED.to_yaml()
+    edited = SHIPPED.with_user_config(precision="float32").listening("0.0.0.0", 9)
+    assert edited.deployments["Classifier"]["user_config"]["precision"] == "float32"
+    assert edited.deployments["Classifier"]["user_config"]["model"] == "models/fashion/1"
+    assert edited.fields["http_options"] == {"host": "0.0.0.0", "port": 9, "request_timeout_s": 60}
+    assert SHIPPED.to_yaml() == before
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    assert ServeConfig.read(SHIPPED.write(tmp_path / "copy.yaml")).fields == SHIPPED.fields
+
+
+def test_a_difference_is_merged_by_key_and_by_name():
+    config = {"a": {"b": 1, "c": 2}, "list": [1], "named": [{"name": "x", "y": 1}, {"name": "z"}]}
+    difference = {"a": {"c": 3}, "list": [2], "named": [{"name": "x", "y": {"new": 1}}]}
+    assert merge(config, difference) == {
+        "a": {"b": 1, "c": 3},
+        "list": [2],
+        "named": [{"name": "x", "y": {"new": 1}}, {"name": "z"}],
+    }
+    with pytest.raises(ValueError, match="no such name: Clasifier"):
+        merge([{"name": "Classifier"}], [{"name": "Clasifier"}])
