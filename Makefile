@@ -8,18 +8,23 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test test-slow check train evaluate bench observability loadtest capacity plan compare lock
+.PHONY: serve stop test test-unit test-slow check generate train evaluate bench peers observability \
+	loadtest capacity plan compare lock
 
 serve: .venv/serve
-	@exec $(BIN)/python -m launcher.service start --host $(HOST) --port $(PORT) --config $(CONFIG)
+	@exec $(BIN)/python -m launcher start --host $(HOST) --port $(PORT) --config $(CONFIG)
 
 stop: .venv/serve
-	@$(BIN)/python -m launcher.service stop --port $(PORT)
+	@$(BIN)/python -m launcher stop --port $(PORT)
+
+# Everything that needs no cluster and trains or simulates for no more than a second or two.
+test-unit: .venv/dev
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' --ignore tests/e2e
 
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-# The benches in small, the steps of the images, pods without Kubernetes: minutes each.
+# The benches in small, the steps of the images, Ray's nodes in namespaces: minutes each.
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
@@ -29,15 +34,24 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Writes every file that is made from another one: rendered manifests, dashboard, pages of docs.
+generate: .venv/dev
+	$(BIN)/python -m scripts.generate
+
 # Needs wrk, which scripts/install-test-packages installs.
 bench: .venv/dev
 	$(BIN)/python -m bench
 
-# What metrics, logs and ids cost, and the pictures of the dashboard. Needs wrk and prometheus.
+# This service beside mosec, FastAPI and LitServe, which get an environment of their own. Needs wrk.
+# ARGS: of bench.peer_comparison, as --precision int8
+peers: .venv/dev
+	$(BIN)/python -m bench.peer_comparison $(ARGS)
+
+# What metrics and the request log cost, and the pictures of the dashboard. Needs wrk and prometheus.
 observability: .venv/dev
 	$(BIN)/python -m bench.observability
 
-# SCENARIO: a file of loadtest/, URL: of the service, ARGS: more options of locust's and ours
+# SCENARIO: a file of loadtest/. URL: of the service. ARGS: more options of Locust's and ours
 loadtest: .venv/dev
 	@mkdir -p loadtest-report
 	$(BIN)/locust -f loadtest/$(SCENARIO).py --host $(URL) --headless --html loadtest-report/locust.html $(ARGS)
@@ -47,7 +61,7 @@ loadtest: .venv/dev
 capacity: .venv/dev
 	$(BIN)/python -m capacity.search --config $(CONFIG) $(ARGS)
 
-# RATE: photos/s, several if you like; from what `make capacity` measured
+# RATE: photos/s, one or several. Plans with the costs that `make capacity` measured.
 plan: .venv/dev
 	$(BIN)/python -m capacity.planner --rate $(RATE) $(ARGS)
 
@@ -58,20 +72,20 @@ train: .venv/dev
 evaluate: .venv/dev
 	$(BIN)/mlc evaluate $(DATA)
 
-# One model against four: trains all five where they are missing, some hours, then measures.
+# One model against four: trains the missing ones of all five (hours), then measures.
 compare: .venv/dev
 	$(BIN)/python -m bench.one_or_four $(DATA)
 
-# Pins every dependency anew; uv is needed, and named nowhere else.
+# Updates every pinned dependency. Needs uv, which nothing else needs.
 lock:
 	uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header --upgrade -o requirements.lock
 
 .venv/bin/python:
-	@echo "making a virtual environment with $(PYTHON) …"
+	@echo "creating a virtual environment with $(PYTHON) …"
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else f"Python 3.11 or 3.12 is needed, {sys.executable} is {sys.version.split()[0]}; name one: make PYTHON=/path/to/python3.12")'
 	@$(PYTHON) -m venv .venv
 
-# What serving on a CPU needs, nothing else.
+# What serving on a CPU needs, and nothing else.
 .venv/serve: pyproject.toml requirements.lock | .venv/bin/python
 	@echo "installing what serving needs (a minute or two, once) …"
 	@$(PIP) -e .

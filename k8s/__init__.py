@@ -1,1 +1,1 @@
-"""The service on Kubernetes: images, manifests, and what is made of the project's configuration."""
+"""The service on Kubernetes: images, manifests, and what `render` makes from the configuration."""

@@ -97,7 +97,7 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
     """Start Ray and give it the config, as `serve deploy` does.
 
     Returns:
-        The address of its dashboard, which takes configs, and the folder of Serve's logs.
+        The address of Ray's dashboard, which accepts configs, and the folder of Serve's logs.
     """
     say("starting Ray …")
     with _signals_held():  # Ray half imported could not be shut down

@@ -28,7 +28,7 @@ class ImageSize:
         return f"{self.width_px}×{self.height_px}"
 
 
-# Of the photos in Fashion Product Images (Small); what training uses unless it is told otherwise.
+# Of the photos in Fashion Product Images (Small); the default of training.
 DEFAULT_IMAGE_SIZE = ImageSize(height_px=80, width_px=60)
 
 

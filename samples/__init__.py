@@ -1,1 +1,1 @@
-"""Drawn photos, for tests, benches and demos: no photo of anybody's is committed."""
+"""Drawn photos for tests, benches and demos. The repository holds no real photo."""

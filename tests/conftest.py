@@ -8,6 +8,14 @@ from pathlib import Path
 import onnx.utils
 import pytest
 
+_LONG_FIXTURES = {"saved", "trained", "tensorflow"}  # they train, or load TensorFlow
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _LONG_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture(scope="session")
 def shipped_model() -> Path:

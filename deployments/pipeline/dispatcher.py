@@ -25,7 +25,7 @@ class Dispatched(NamedTuple):
     Attributes:
         stage: the lane's stage in the metrics, `small_photos_queue` or `large_photos_queue`.
         waited_s: seconds in that lane.
-        trace: of its group.
+        trace: the trace of its group.
     """
 
     answer: Answer

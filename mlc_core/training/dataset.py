@@ -1,4 +1,4 @@
-"""A Fashion Product Images data set on disk, read into memory. It only reads."""
+"""Reads a Fashion Product Images data set into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = {
     "sub_category": "subCategory",
     "category": "articleType",
 }
-_UNLABELLED = ("", "NA")  # what the data set writes where nobody chose a label
+_UNLABELLED = ("", "NA")  # what the data set writes for a missing label
 
 Progress = Callable[[str], None]
 

@@ -1,4 +1,4 @@
-"""The network: convolutions shared by all heads, then a branch a head.
+"""The network: convolutions that all heads share, then a branch for each head.
 
 Pure Keras 3 on any of its backends. Knows nothing of data, training or files.
 """

@@ -35,6 +35,7 @@ def test_nothing_is_found_where_no_rate_keeps():
     assert highest_rate(lambda _: False, 100) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rate", [20, 150, 600])
 def test_a_plan_keeps_the_objective_and_one_classifier_less_does_not(rate):
     planned = plan(COSTS, rate, 0.5, headroom=0.7)
@@ -48,12 +49,14 @@ def test_a_plan_keeps_the_objective_and_one_classifier_less_does_not(rate):
     assert unit.classifiers == 1 or p99_s(unit.classifiers - 1) > 0.5
 
 
+@pytest.mark.long
 def test_a_shorter_objective_needs_more():
     loose, strict = plan(COSTS, 300, 0.5), plan(COSTS, 300, 0.2)
     assert strict.classifiers > loose.classifiers
     assert strict.unit.batch.max_items <= loose.unit.batch.max_items
 
 
+@pytest.mark.long
 def test_what_one_ingress_can_not_do_several_do():
     fast = replace(COSTS, engine=Cost(0.001, 0.0001))
     planned = plan(fast, 50_000, 0.5)
@@ -62,6 +65,7 @@ def test_what_one_ingress_can_not_do_several_do():
     assert each * COSTS.ingress.of(64) / 64 < 0.81
 
 
+@pytest.mark.long
 def test_cores_are_those_the_stages_keep_busy_and_the_headroom():
     """Between what full batches cost a photo and what lone photos cost."""
     planned = plan(COSTS, 100, 0.5, headroom=0.5)
@@ -71,6 +75,7 @@ def test_cores_are_those_the_stages_keep_busy_and_the_headroom():
     assert on_cores.cores > planned.cores + 100 * 0.008 / 0.5
 
 
+@pytest.mark.long
 def test_an_objective_that_nothing_keeps_is_refused_with_the_least_there_is():
     with pytest.raises(ValueError, match=r"p99 of 0\.05 s can't be kept: .* alone takes 0\.06"):
         plan(COSTS, 10, 0.05)
@@ -93,6 +98,7 @@ def test_a_rate_or_headroom_that_makes_no_sense_is_refused(rate, headroom):
         plan(COSTS, rate, 0.5, headroom)
 
 
+@pytest.mark.long
 def test_the_command_prints_a_row_a_rate(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["plan", "--rate", "20", "40"])
     assert main() == 0
@@ -100,6 +106,7 @@ def test_the_command_prints_a_row_a_rate(capsys, monkeypatch):
     assert [row.split("|")[1].strip() for row in rows] == ["20", "40"]
 
 
+@pytest.mark.long
 def test_the_command_says_why_it_can_not_plan(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["plan", "--rate", "500", "--p99-s", "0.001"])
     with pytest.raises(SystemExit):

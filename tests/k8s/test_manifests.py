@@ -74,6 +74,7 @@ def definition(kind):
     return {v["name"]: v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["RayService", "PodMonitor", "PrometheusRule"])
 def test_every_custom_object_is_valid_for_its_definition(kind):
     versions = definition(kind)

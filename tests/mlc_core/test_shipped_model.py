@@ -63,6 +63,7 @@ def test_a_drawn_tshirt_is_a_tshirt_of_its_colour(classify, color, size_px):
     }
 
 
+@pytest.mark.long
 def test_both_engines_answer_the_same(shipped):
     images = np.stack([np.asarray(draw_garment("Handbags", "Red", seed=at)) for at in range(5)])
     one, other = (

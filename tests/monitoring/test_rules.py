@@ -39,6 +39,7 @@ def test_the_runbook_says_what_to_do_about_each_alert(alert):
     assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     shutil.which("promtool") is None,
     reason="promtool is not installed; scripts/install-test-packages does it",

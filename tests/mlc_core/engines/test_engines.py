@@ -63,7 +63,9 @@ def test_an_emulated_batch_takes_the_time_it_is_given_and_no_core(artifact, imag
         assert len(set(answer[head].argmax(axis=1).tolist())) > 1
 
 
-@pytest.mark.parametrize("engine", ["onnx", "tensorflow", "emulated"])
+@pytest.mark.parametrize(
+    "engine", ["onnx", pytest.param("tensorflow", marks=pytest.mark.long), "emulated"]
+)
 def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine, images, request):
     engine = request.getfixturevalue(engine)
     together = engine.infer(images[:7])
@@ -72,7 +74,9 @@ def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine, images, requ
             np.testing.assert_allclose(row[0], together[head][n], atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "tensorflow", "emulated"])
+@pytest.mark.parametrize(
+    "engine", ["onnx", pytest.param("tensorflow", marks=pytest.mark.long), "emulated"]
+)
 def test_probabilities_sum_to_one(engine, images, request):
     for rows in request.getfixturevalue(engine).infer(images).values():
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-4)
@@ -93,7 +97,9 @@ def test_a_batch_over_the_largest_bucket_is_split(tensorflow, onnx, images):
     assert tensorflow.traces == traces
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "tensorflow"])
+@pytest.mark.parametrize(
+    "name", ["onnxruntime", pytest.param("tensorflow", marks=pytest.mark.long)]
+)
 def test_an_engine_refuses_a_network_that_contradicts_its_spec(name, artifact, tmp_path):
     other = type(artifact.spec).from_json(artifact.spec.to_json().replace('"Beige",', "", 1))
     with pytest.raises(ArtifactError, match="color"):
@@ -101,7 +107,11 @@ def test_an_engine_refuses_a_network_that_contradicts_its_spec(name, artifact, t
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("onnxruntime", "model.onnx"), ("tensorflow", "model.keras")]
+    ("name", "file"),
+    [
+        ("onnxruntime", "model.onnx"),
+        pytest.param("tensorflow", "model.keras", marks=pytest.mark.long),
+    ],
 )
 def test_an_engine_names_the_file_it_cant_load(name, file, artifact, tmp_path):
     copy = tmp_path / "copy"

@@ -17,6 +17,8 @@ from mlc_core.training import export
 from mlc_core.training.export import refuse_difference, save_artifact
 from mlc_core.training.network import MultiHeadNetwork
 
+pytestmark = pytest.mark.long
+
 
 def test_onnx_takes_and_answers_by_name_in_any_batch_size(saved, spec):
     session = onnxruntime.InferenceSession(saved.onnx_path, providers=["CPUExecutionProvider"])

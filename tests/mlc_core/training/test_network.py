@@ -11,6 +11,8 @@ import pytest
 from mlc_core.spec import HEADS, ImageSize, Spec
 from mlc_core.training.network import MultiHeadNetwork, multiply_adds
 
+pytestmark = pytest.mark.long
+
 SUBSETS = [heads for count in range(1, 5) for heads in combinations(HEADS, count)]
 
 

@@ -35,6 +35,7 @@ def test_float32_and_int8_name_nearly_the_same_labels(artifact, images):
         assert (exact[head].argmax(1) == int8[head].argmax(1)).mean() > 0.8
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is of x86-64 processors")
 @pytest.mark.skipif(
     not shutil.which("qemu-x86_64") and os.environ.get("CI") != "true",

@@ -17,6 +17,8 @@ from mlc_core.training.split import Split, split_by_picture
 from mlc_core.training.trainer import LabelledBatches, Recipe, settle_norms, train
 from samples.garments import COLORS, draw_garment
 
+pytestmark = pytest.mark.long
+
 SIZE = ImageSize(height_px=40, width_px=30)
 QUICK = Recipe(
     epochs=2, batch_size=32, averaging=0.5, learning_rate=3e-3, loss_weights={"category": 2.0}
