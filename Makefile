@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop test test-unit test-slow check generate train evaluate bench peers observability \
+.PHONY: serve stop check-config test test-unit test-slow check generate train evaluate bench peers observability \
 	loadtest capacity plan compare lock
 
 serve: .venv/serve
@@ -17,12 +17,17 @@ serve: .venv/serve
 stop: .venv/serve
 	@$(BIN)/python -m launcher stop --port $(PORT)
 
+# Are the keys of a Serve config right, and can the models that it names be served?
+check-config: .venv/serve
+	@$(BIN)/python -m deployments.serve_config $(CONFIG)
+
 # Everything that needs no cluster and trains or simulates for no more than a second or two.
 test-unit: .venv/dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' --ignore tests/e2e
 
+# One worker for what starts services, one for the rest.
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The benches in small, the steps of the images, Ray's nodes in namespaces: minutes each.
 test-slow: .venv/dev
@@ -40,7 +45,7 @@ generate: .venv/dev
 
 # Needs wrk, which scripts/install-test-packages installs.
 bench: .venv/dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(ARGS)
 
 # This service beside mosec, FastAPI and LitServe, which get an environment of their own. Needs wrk.
 # ARGS: of bench.peer_comparison, as --precision int8
@@ -49,7 +54,7 @@ peers: .venv/dev
 
 # What metrics and the request log cost, and the pictures of the dashboard. Needs wrk and prometheus.
 observability: .venv/dev
-	$(BIN)/python -m bench.observability
+	$(BIN)/python -m bench.observability $(ARGS)
 
 # SCENARIO: a file of loadtest/. URL: of the service. ARGS: more options of Locust's and ours
 loadtest: .venv/dev

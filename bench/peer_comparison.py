@@ -1,4 +1,4 @@
-"""`python -m bench.peer_comparison`: this service beside the same model behind other servers.
+"""`make peers`: this service beside the same model behind other servers.
 
 Each server runs alone, with the same photos, model, engine and engine threads. Rounds are
 interleaved: machines drift, ratios within a run do not. It does not search the best settings of a
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-import yaml
 
 from bench.load import ClosedLoop
 from bench.peers.environment import make_environment, pinned
@@ -26,6 +25,7 @@ from bench.peers.errors import PeerError
 from bench.peers.server import NAMES, Labels, Peer, labels
 from bench.peers.settings import PeerSettings
 from bench.servers import Server, machine
+from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from launcher.processes import free_ports
 from samples.photos import large_photos, small_photos
@@ -59,7 +59,7 @@ class Measured(NamedTuple):
     failures: int
 
 
-Figures = dict[Row, list[Measured]]  # a measurement a round
+Figures = dict[Row, list[Measured]]  # a measurement for each round
 
 
 def main() -> int:
@@ -72,10 +72,10 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     ratios = {row: _ratios(figures, row) for row in figures if row.server != OURS}
-    table = found_table(figures, ratios)
+    table = rows_table(figures, ratios)
     _say(table.rstrip())
     if args.out:
-        args.out.write_text(table, encoding="utf-8")
+        (args.out / "peers.md").write_text(table, encoding="utf-8")
     versions = {name: pinned()[name] for name in args.peers}
     line = {
         "machine": machine() | versions, "rounds": args.rounds, "decoder": args.decoder,
@@ -115,11 +115,11 @@ def compare(args: argparse.Namespace, load: ClosedLoop, python: Path) -> Figures
     return figures
 
 
-def found_table(figures: Figures, ratios: dict[Row, list[float]]) -> str:
+def rows_table(figures: Figures, ratios: dict[Row, list[float]]) -> str:
     """Markdown, one row for each precision, number of connections and server."""
     lines = [
         ["precision", "connections", "server", "photos/s (min–max)", "p50 ms", "p99 ms",
-         "core-ms a photo", "cores idle", "failures", f"ratio of {OURS} to it (min–max)"],
+         "core-ms per photo", "cores idle", "failures", f"ratio of {OURS} to it (min–max)"],
     ]  # fmt: skip
     for row in sorted(figures, key=lambda row: (PRECISIONS.index(row.precision), row.connections)):
         of = figures[row]
@@ -127,7 +127,7 @@ def found_table(figures: Figures, ratios: dict[Row, list[float]]) -> str:
             row.precision, str(row.connections), row.server,
             _spread([each.rate for each in of], ".0f"),
             f"{_median(of, 'p50_ms'):.1f}", f"{_median(of, 'p99_ms'):.1f}",
-            f"{_median(of, 'core_ms'):.2f}", f"{_median(of, 'idle'):.0%}",
+            f"{_median(of, 'core_ms'):.3f}", f"{_median(of, 'idle'):.0%}",
             str(sum(each.failures for each in of)),
             _spread(ratios[row], ".2f") if row in ratios else "",
         ])  # fmt: skip
@@ -176,15 +176,10 @@ def _check(name: str, precision: str, found: Labels, ours: Labels) -> None:
 
 def _config(folder: Path, precision: str) -> tuple[Path, Path]:
     """A copy of serve_config.yaml with that precision, and the directory of its model."""
-    config: dict[str, Any] = yaml.safe_load(
-        (PROJECT / "serve_config.yaml").read_text(encoding="utf-8")
-    )
-    deployments = config["applications"][0]["deployments"]
-    (classifier,) = (each for each in deployments if "user_config" in each)
-    classifier["user_config"]["precision"] = precision
-    path = folder / f"{precision}.json"  # JSON is YAML
-    path.write_text(json.dumps(config))
-    return path, PROJECT / classifier["user_config"]["model"]
+    config = ServeConfig.read(PROJECT / "serve_config.yaml").with_user_config(precision=precision)
+    (classifier,) = config.classifiers()
+    model = PROJECT / classifier["user_config"]["model"]
+    return config.write(folder / f"{precision}.yaml"), model
 
 
 def _ratios(figures: Figures, row: Row) -> list[float]:
@@ -194,7 +189,7 @@ def _ratios(figures: Figures, row: Row) -> list[float]:
 
 
 def _rows(figures: Figures, ratios: dict[Row, list[float]]) -> list[dict[str, Any]]:
-    """The rows as JSON: each figure is a list with a value a round."""
+    """The rows as JSON: each figure is a list with a value for each round."""
     return [
         row._asdict()
         | {name: [round(getattr(each, name), 4) for each in of] for name in Measured._fields}
@@ -225,7 +220,7 @@ def _arguments() -> argparse.Namespace:
         "--decoder", choices=("pillow", "simplejpeg"), default="pillow", help="of the peers"
     )
     parser.add_argument("--decoders", type=int, default=1, help="decoding workers of mosec")
-    parser.add_argument("--out", type=Path, help="Markdown file for the table")
+    parser.add_argument("--out", type=Path, help="folder for peers.md, the table")
     return parser.parse_args()
 
 

@@ -69,10 +69,10 @@ class Prometheus:
         groups = self._client.get("/api/v1/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    def firing(self) -> set[str]:
-        """The alerts that fire."""
+    def raised(self) -> set[str]:
+        """The alerts whose condition holds: those that fire, and those that wait to."""
         alerts = self._client.get("/api/v1/alerts").json()["data"]["alerts"]
-        return {a["labels"]["alertname"] for a in alerts if a["state"] == "firing"}
+        return {alert["labels"]["alertname"] for alert in alerts}
 
     def _result(self, path: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         answer = self._client.get(path, params=parameters).json()

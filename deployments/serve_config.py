@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any, Self
 import yaml
 
 from deployments.settings import ClassifierConfig, Settings, parse
+from mlc_core.artifact import load_artifact
+from mlc_core.errors import ArtifactError
 
 BUILDER = "deployments.app:build"
 
@@ -83,16 +87,26 @@ class ServeConfig:
                 )
             yield self.deployments[name]
 
-    def check(self) -> None:
+    def check(self, *, models: bool = False) -> None:
         """Check `args` and every `user_config`, before anything is started.
 
+        Args:
+            models: verify the artifacts too. They must be on this machine.
+
         Raises:
-            ValueError: names every wrong key, its value and what was expected.
+            ValueError: names every wrong key, its value and what was expected; or the artifact
+                that can't be served, and why.
         """
-        if self.application["import_path"] == BUILDER:
-            for classifier in self.classifiers():
-                source = f"{self.source}: user_config of {classifier['name']}"
-                parse(ClassifierConfig, classifier.get("user_config"), source)
+        if self.application["import_path"] != BUILDER:
+            return
+        for classifier in self.classifiers():
+            source = f"{self.source}: user_config of {classifier['name']}"
+            config = parse(ClassifierConfig, classifier.get("user_config"), source)
+            if models:
+                try:
+                    _check_model(config)
+                except ArtifactError as error:
+                    raise ValueError(f"{source}: {error}") from error
 
     def merge(self, difference: Mapping[str, Any]) -> ServeConfig:
         """A config with a difference applied; see `merge`."""
@@ -119,6 +133,37 @@ class ServeConfig:
         return file
 
 
+def _check_model(config: ClassifierConfig) -> None:
+    artifact = load_artifact(config.model_path)
+    if config.precision == "int8" and not artifact.int8_path.exists():
+        raise ArtifactError(
+            f"{artifact.path} has no int8 network; serve it with `precision: float32`, "
+            "or add one with `mlc quantize`"
+        )
+    if missing := [head for head in config.heads or () if head not in artifact.spec.heads]:
+        raise ArtifactError(
+            f"{artifact.path} lacks {', '.join(missing)}; to drop a head, "
+            "list those that stay as `heads`"
+        )
+
+
+def main() -> int:
+    """Check a config from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.serve_config",
+        description="Checks the keys of a Serve config, and the models that it names.",
+    )
+    parser.add_argument("file", type=Path)
+    file = parser.parse_args().file
+    try:
+        ServeConfig.read(file).check(models=True)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{file} is right\n")
+    return 0
+
+
 def merge(value: Any, difference: Any) -> Any:
     """A value with a difference applied: mappings by key, lists of named mappings by name.
 
@@ -138,3 +183,7 @@ def merge(value: Any, difference: Any) -> Any:
 
 def _is_named(item: Any) -> bool:
     return isinstance(item, dict) and "name" in item
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -130,6 +130,12 @@ class ClassifierConfig(_Strict):
         default="float32",
         description="`int8` with onnxruntime, if the artifact has it; `bfloat16` with tensorflow",
     )
+    heads: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="heads that the model must have. Without it, a model needs every head of the "
+        "model that it replaces. To drop a head, list those that stay",
+    )
     threads: NonNegativeInt = Field(
         default=1, description="threads of one inference; 0 leaves it to the engine"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from deployments.serve_config import merge
+from deployments.serve_config import ServeConfig, merge
 from deployments.settings import PROJECT
 
 K8S = PROJECT / "k8s"
@@ -23,7 +23,11 @@ _NOTE = "# Made by `make generate`.\n"
 
 
 def rendered() -> dict[Path, str]:
-    """Every generated file, with its contents."""
+    """Every generated file, with its contents.
+
+    Raises:
+        ValueError: a patch makes a Serve config with a wrong key or value.
+    """
     config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text(encoding="utf-8"))
     base = merge(config, _patch(K8S / "base"))
     configs = {K8S / "base": base} | {
@@ -31,6 +35,8 @@ def rendered() -> dict[Path, str]:
         for patch in sorted(K8S.glob("overlays/*/serve_config.patch.yaml"))
     }
     rules = yaml.safe_load((PROJECT / "monitoring/rules.yaml").read_text(encoding="utf-8"))
+    for folder, each in configs.items():
+        ServeConfig(each, f"serve_config.patch.yaml of {folder.relative_to(PROJECT)}").check()
     return {
         folder / "serve_config.rendered.yaml": _object(
             "ray.io/v1", "RayService", {"serveConfigV2": _dump(config)}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from deployments.settings import PROJECT
-from launcher.driver import StartError, say, start, stop
+from launcher.driver import DEFAULT_PORT, StartError, say, start, stop
 from launcher.environment import service_environment
 from launcher.processes import RUN, run_directory
 
@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m launcher", description=__doc__)
     parser.add_argument("command", choices=("start", "stop"))
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="1024 to 65535")
     parser.add_argument(
         "--config", type=Path, default=PROJECT / "serve_config.yaml", help="a Serve config file"
     )
@@ -35,6 +35,12 @@ def main() -> int:
         say(f"error: {error}")
         return 1
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; choose one from 1024 to 65535")
+    return int(text)
 
 
 if __name__ == "__main__":

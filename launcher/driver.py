@@ -21,6 +21,7 @@ import psutil
 from deployments.serve_config import ServeConfig
 from launcher.processes import RUN, is_driver, kill, processes, run_directory
 
+DEFAULT_PORT = 8000
 _READY_WITHIN_S = 120.0
 _STOPPED_WITHIN_S = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +54,7 @@ def start(host: str, port: int, config_file: Path) -> None:
             ) from error
     try:
         config = ServeConfig.read(config_file)
-        config.check()
+        config.check(models=True)
     except ValueError as error:
         raise StartError(str(error)) from error
     shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
@@ -62,13 +63,14 @@ def start(host: str, port: int, config_file: Path) -> None:
         dashboard, logs = _start_ray(config.listening(host, port).fields)
         say("loading the model …")
         _wait_until_ready(host, port, logs)
+        url = f"http://{_reachable(host)}:{port}"
         say(
             f"ready after {time.monotonic() - began:.0f} s\n"
-            f"  page      http://{host}:{port}/\n"
-            f"  try       curl -F image=@samples/tshirt.jpg http://{host}:{port}/v1/classify\n"
+            f"  page      {url}/\n"
+            f"  try       curl -F image=@samples/tshirt.jpg {url}/v1/classify\n"
             f"  change    RAY_AUTH_MODE=token .venv/bin/serve deploy --address {dashboard} CONFIG\n"
             f"  logs      {logs}\n"
-            "  stop      Ctrl-C, or `make stop`"
+            f"  stop      Ctrl-C, or `make stop{f' PORT={port}' if port != DEFAULT_PORT else ''}`"
         )
         while True:
             signal.pause()
@@ -123,7 +125,7 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
     from ray import serve  # noqa: PLC0415
 
     until = time.monotonic() + _READY_WITHIN_S
-    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/readyz"  # noqa: S104
+    url = f"http://{_reachable(host)}:{port}/readyz"
     while time.monotonic() < until:
         if _interrupted.is_set():
             raise KeyboardInterrupt
@@ -137,6 +139,11 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
     raise StartError(
         f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}\n{_serve_messages()}"
     )
+
+
+def _reachable(host: str) -> str:
+    """An address of this machine that a client can use."""
+    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
 
 
 def _serve_messages() -> str:

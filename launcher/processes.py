@@ -39,7 +39,9 @@ def processes(port: int) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
             output = Path(f"/proc/{process.pid}/fd/1").readlink()
-            if output.is_relative_to(run) or process.environ().get(RUN) == run:
+            # psutil stops at the gap that Ray's title leaves in the environment.
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if output.is_relative_to(run) or f"{RUN}={run}".encode() in environment:
                 yield process
         except (OSError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # it has ended, or belongs to another user

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -50,7 +51,9 @@ class Service:
         # Settings of another cluster on this machine must not reach this one.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self._env = clean | dict(env or {})
-        self._log = tempfile.NamedTemporaryFile(prefix="mlc-service-")  # noqa: SIM115
+        self._log = Path(tempfile.mkdtemp(prefix="mlc-service-")) / "output"
+        self._log.touch()
+        weakref.finalize(self, shutil.rmtree, self._log.parent)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +66,7 @@ class Service:
     @property
     def output(self) -> str:
         """What the launcher has printed so far."""
-        return Path(self._log.name).read_text(errors="replace")
+        return self._log.read_text(errors="replace")
 
     @property
     def run_directory(self) -> Path:
@@ -77,11 +80,12 @@ class Service:
     def start(self) -> Self:
         """Start it, without waiting."""
         # A shell that runs this in its background makes its children ignore Ctrl-C.
-        self._process = subprocess.Popen(
-            ["env", "--default-signal=INT", *self._command],
-            cwd=PROJECT, env=self._env, stdin=subprocess.DEVNULL,
-            stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["env", "--default-signal=INT", *self._command],
+                cwd=PROJECT, env=self._env, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         return self
 
     def wait_for(self, text: str, within_s: float = START_WITHIN_S) -> None:

@@ -23,7 +23,8 @@ class Choice(NamedTuple):
 
     Attributes:
         top_k: classes that a head names, 1 to MAX_TOP_K: the label and top_k - 1 alternatives.
-        min_confidence: a head with a lower confidence answers null instead of a label.
+        min_confidence: a head with a lower confidence answers null instead of a label, and its
+            best class comes first among the alternatives.
     """
 
     top_k: int = 1
@@ -71,11 +72,12 @@ class Labeller:
         row: int,
     ) -> str:
         classes = self._classes[head]
-        label = classes[best] if confidence >= choice.min_confidence else "null"
+        confident = confidence >= choice.min_confidence
+        label = classes[best] if confident else "null"
         others: list[str] = []
-        if choice.top_k > 1:
+        if choice.top_k > 1 or not confident:
             # Stable, so that equal probabilities keep the order of the classes, as argmax does.
-            order = np.argsort(-probabilities[row], kind="stable")[1 : choice.top_k]
+            order = np.argsort(-probabilities[row], kind="stable")[confident : choice.top_k]
             others = [
                 f'{{"label":{classes[n]},"confidence":{probabilities[row, n]:.4f}}}' for n in order
             ]

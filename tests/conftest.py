@@ -13,6 +13,8 @@ _LONG_FIXTURES = {"saved", "trained", "tensorflow"}  # they train, or load Tenso
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if "e2e" in item.path.parts:  # one after the other: they share services and both cores
+            item.add_marker(pytest.mark.xdist_group("services"))
         if _LONG_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.long)
 

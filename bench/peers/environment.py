@@ -36,9 +36,9 @@ def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
                 f"{REQUIREMENTS} pins {name} {pinned()[name]}, this service runs {version(name)}: "
                 "pin the same version, so that only the servers differ"
             )
-    python, stamp = folder / "bin/python", folder / "made-of"
-    made_of = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == made_of:
+    python, stamp = folder / "bin/python", folder / "requirements.sha256"
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
         return python
     say(f"installing the peers into {folder} (a minute, once) …")
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +47,7 @@ def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
         python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
         "--requirement", REQUIREMENTS,
     )  # fmt: skip
-    stamp.write_text(made_of)
+    stamp.write_text(digest)
     return python
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -38,6 +39,7 @@ from mlc_core.labels import MAX_TOP_K, Choice
 _Body = TypeVar("_Body")
 
 _ENTRY = "mlc.request_log_entry"  # in the ASGI scope
+_PARAMETERS = ("top_k", "min_confidence")
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -84,7 +86,7 @@ def build_api(
         not_ready: why the service is not ready; None when it is.
     """
     limits, upload_timeout_s = settings.limits, settings.upload_timeout_s
-    page, openapi = _PAGE.read_text(encoding="utf-8"), contract(settings)
+    page = _PAGE.read_text(encoding="utf-8")
     problems = Problems(settings.retry_after_s, telemetry.recorder)
 
     async def classify_batch(request: Request) -> Response:
@@ -120,7 +122,7 @@ def build_api(
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     async def show_contract(_: Request) -> Response:
-        return JSONResponse(openapi)
+        return JSONResponse(contract(settings, (await describe())["heads"]))
 
     async def refuse(request: Request, error: Exception) -> Response:
         return problems.response(error, request.scope[_ENTRY])
@@ -258,11 +260,18 @@ def _choice(request: Request) -> Choice:
     """How the query asks for the labels to be chosen.
 
     Raises:
-        MalformedRequest: a parameter is not a number, or out of its range.
+        MalformedRequest: a parameter is unknown, given twice, not a number, or out of its range.
     """
     if not request.scope["query_string"]:
         return Choice()
     query = request.query_params
+    for name in query:
+        if name not in _PARAMETERS:
+            meant = get_close_matches(name, _PARAMETERS, n=1)
+            hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_PARAMETERS)}"
+            raise MalformedRequest(f"there is no query parameter {name!r}; {hint}")
+        if len(query.getlist(name)) > 1:
+            raise MalformedRequest(f"{name} is given more than once; send it once")
     top_k, min_confidence = query.get("top_k", "1"), query.get("min_confidence", "0")
     if not (re.fullmatch("[0-9]{1,2}", top_k) and 1 <= int(top_k) <= MAX_TOP_K):
         raise MalformedRequest(f"top_k is {top_k!r}; it must be a whole number, 1 to {MAX_TOP_K}")

@@ -23,20 +23,17 @@ _MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one phot
 async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes:
     """The photo of a request: its raw body, or the multipart field `image`.
 
+    A raw body may be declared as anything, since clients declare whatever their library does: the
+    bytes decide later.
+
     Raises:
         RequestError: there is no photo in it, more than one, or it is over a limit.
     """
-    declared = _media_type(request)
-    if declared == "multipart/form-data":
+    if _media_type(request) == "multipart/form-data":
         body = await _read(request, limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES, timeout_s)
         (photo,) = await _files(request, body, "image", most=1)
-    elif declared in ("", "application/octet-stream") or declared.startswith("image/"):
-        photo = await _read(request, limits.max_photo_bytes, timeout_s)
     else:
-        raise UnsupportedMediaType(
-            f"the body is declared as {declared!r}; send an image as it is, "
-            "or multipart/form-data with the field 'image'"
-        )
+        photo = await _read(request, limits.max_photo_bytes, timeout_s)
     if not photo:
         raise MalformedRequest("there is no photo in the request; send one as its body")
     if len(photo) > limits.max_photo_bytes:
@@ -113,9 +110,11 @@ async def _files(request: Request, body: bytes, field: str, most: int) -> list[b
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise RequestTooLarge(
-                f"send at most {most} photo{'s' if most > 1 else ''} in this call"
-            ) from error
+            text = f"send at most {most} photos in this call"
+            if most == 1:
+                text = "send one photo in this call; "
+                text += "POST /v1/classify/batch takes many, in fields 'images'"
+            raise RequestTooLarge(text) from error
         raise MalformedRequest(f"the multipart form can't be read: {error.message}") from error
     except (KeyError, UnicodeDecodeError) as error:
         raise MalformedRequest(f"the multipart form can't be read: {error}") from error

@@ -37,7 +37,7 @@ class Ingress:
         self._settings = settings
         self._recorder = recorder or Recorder()
         self._dispatcher = Dispatcher(self._send, settings, self._recorder)
-        self._readiness = Readiness(self._send, lambda: self._dispatcher.last_answer_at)
+        self._readiness = Readiness(self._dispatcher.send, lambda: self._dispatcher.last_answer_at)
         self._request_log = RequestLog(settings.request_log, request_log_file(), self._recorder)
         self._disconnects = Disconnects()
         loop = asyncio.get_running_loop()

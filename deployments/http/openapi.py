@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deployments.http import problems
 from deployments.settings import Settings
 from mlc_core.labels import MAX_TOP_K
 from mlc_core.photo import FORMATS
-from mlc_core.spec import HEADS
 
 _BINARY = {"type": "string", "format": "binary"}
 _PHOTO = _BINARY | {"minLength": 1}
@@ -20,8 +20,12 @@ _REQUEST_ID = {
 }
 
 
-def contract(settings: Settings) -> dict[str, Any]:
-    """The contents of /openapi.json."""
+def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
+    """The contents of /openapi.json.
+
+    Args:
+        heads: of the model in service.
+    """
     limits = settings.limits
     return {
         "openapi": "3.1.0",
@@ -41,7 +45,9 @@ def contract(settings: Settings) -> dict[str, Any]:
             },
             "/healthz": {"get": _get("This process is alive", "Health")},
             "/readyz": {"get": _readyz()},
-            "/openapi.json": {"get": _get("This contract", "Contract")},
+            "/openapi.json": {
+                "get": _get("This contract, for the model in service", "Contract", 503, 504)
+            },
             **({"/metrics": {"get": _metrics()}} if settings.metrics_endpoint else {}),
             "/": {
                 "get": {
@@ -50,7 +56,7 @@ def contract(settings: Settings) -> dict[str, Any]:
                 }
             },
         },
-        "components": {"schemas": _schemas(), "parameters": _parameters()},
+        "components": {"schemas": _schemas(list(heads)), "parameters": _parameters()},
     }
 
 
@@ -165,7 +171,7 @@ def _object(properties: dict[str, Any], required: list[str] | None = None) -> di
     }
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(heads: Sequence[str]) -> dict[str, Any]:
     text, confidence = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
     label = _object(
         {
@@ -180,9 +186,7 @@ def _schemas() -> dict[str, Any]:
     result = _object(
         {
             "model": _object({"name": text, "version": text}),
-            "labels": _object(
-                {head: {"$ref": "#/components/schemas/Label"} for head in HEADS}, required=[]
-            ),
+            "labels": _object({head: {"$ref": "#/components/schemas/Label"} for head in heads}),
         }
     )
     either = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Problem")]
@@ -208,8 +212,12 @@ def _schemas() -> dict[str, Any]:
                 "engine": text,
                 "precision": text,
                 "image": _object({"height_px": pixels, "width_px": pixels}),
-                "heads": _object(dict.fromkeys(HEADS, classes), required=[]),
+                "heads": _object(dict.fromkeys(heads, classes)),
                 "metrics": {"type": "object"},
+                "refused_update": {
+                    "type": ["string", "null"],
+                    "description": "Why the model that was asked for last is not in service.",
+                },
             }
         ),
         "Health": _object({"status": text, "reason": text}, required=["status"]),

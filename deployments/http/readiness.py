@@ -17,14 +17,15 @@ PERIOD_S = 2.0
 # An answer to a client, this recent, counts as much as a probe's. So a probe that waits its turn
 # under overload does not take a working service out of rotation.
 _FRESH_S = 10.0
+_SILENT = {TimeoutError: f"no answer within {_FRESH_S:.0f} s"}  # errors without a text
 
 
 class Readiness:
-    """Sends a photo through the pipeline every PERIOD_S, and remembers when it was answered.
+    """Sends a photo through the pipeline every PERIOD_S, and remembers why it was not answered.
 
     Args:
         send: takes a group to the preprocessor; the probe does not wait in the ingress' lanes.
-        last_answer_at: when the pipeline last answered a client, on the monotonic clock.
+        last_answer_at: when the pipeline last answered a client or a probe, on the monotonic clock.
     """
 
     def __init__(
@@ -34,13 +35,12 @@ class Readiness:
     ) -> None:
         self._send = send
         self._last_answer_at = last_answer_at
-        self._answered_at = float("-inf")
         self._reason = "the first probe is not back yet"
 
     def not_ready(self) -> str | None:
         """Why the pipeline is considered not to answer; None when it does."""
-        last = max(self._answered_at, self._last_answer_at())
-        return None if time.monotonic() - last < _FRESH_S else self._reason
+        fresh = time.monotonic() - self._last_answer_at() < _FRESH_S
+        return None if fresh else self._reason
 
     async def watch(self) -> None:
         """Probe until cancelled."""
@@ -51,10 +51,10 @@ class Readiness:
                     (answer,), _ = await self._send(PhotoGroup(photos, Deadline.after(_FRESH_S)))
                 if isinstance(answer, Exception):
                     raise answer
-                self._answered_at = time.monotonic()
             except Exception as error:  # whatever it is, it is why the service is not ready
-                self._answered_at = float("-inf")
-                self._reason = f"a probe failed: {error or type(error).__name__}"
+                self._reason = (
+                    f"a probe failed: {str(error) or _SILENT.get(type(error), repr(error))}"
+                )
             await asyncio.sleep(PERIOD_S)
 
 

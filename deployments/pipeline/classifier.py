@@ -36,6 +36,7 @@ from mlc_core.spec import ImageSize
 
 logger = logging.getLogger("ray.serve")
 
+_RETRY_EVERY_S = 10.0
 _ANY_BYTES = 2**40  # images are all of one size, so their number bounds a batch
 
 
@@ -45,6 +46,14 @@ class _Item(NamedTuple):
     request_id: str
     since: float  # monotonic
     traces: list[Trace]  # shared by the images of a group; each batch adds its own
+
+
+class _Refused(NamedTuple):
+    """A model update that failed."""
+
+    user_config: dict[str, Any]
+    reason: str
+    error: str  # its class
 
 
 class Classifier:
@@ -64,34 +73,52 @@ class Classifier:
         self._threads = ThreadPoolExecutor(batching.max_in_flight, thread_name_prefix="engine")
         self._reconfiguring = asyncio.Lock()
         self._model: Model | None = None
-        self._update_stuck = False
+        self._refused: _Refused | None = None
         # The previous model's sums stay: one of its batches may still be running.
         self._predictions = deque[PredictionSums](maxlen=2)
-        self._background = asyncio.get_running_loop().create_task(
-            self._recorder.export(self._set_gauges), context=contextvars.Context()
-        )
+        loop = asyncio.get_running_loop()
+        self._background = [
+            loop.create_task(work, context=contextvars.Context())
+            for work in (self._recorder.export(self._set_gauges), self._keep_retrying())
+        ]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the model that the Serve config names; the one in service answers meanwhile.
 
         Raises:
-            Exception: the first model can't be loaded. A later one that can't be loaded is
-                reported in the log, and the model in service stays.
+            Exception: the first model can't be loaded. When a later one can't, the replica logs
+                the reason, keeps the model in service, and retries until it can or until another
+                model is named.
         """
         async with self._reconfiguring:
             try:
-                self._model = await asyncio.to_thread(Model, user_config, self._recorder)
+                self._model = await asyncio.to_thread(
+                    Model, user_config, self._recorder, self._model
+                )
                 self._predictions.append(self._model.predictions)
-                self._update_stuck = False
+                self._refused = None
                 self._recorder.record(MODEL_UPDATES, 1, outcome="loaded")
-            except Exception:
-                self._update_stuck = True
-                self._recorder.record(MODEL_UPDATES, 1, outcome="refused")
+            except Exception as error:
                 if self._model is None:
                     raise
-                logger.exception(
-                    "model update refused, version %s stays in service", self._model.spec.version
-                )
+                refused = _Refused(user_config, str(error), type(error).__name__)
+                if refused != self._refused:  # a retry that fails alike is not news
+                    self._recorder.record(MODEL_UPDATES, 1, outcome="refused")
+                    logger.error(
+                        "model update refused, %s stays in service: %s",
+                        self._model.identity, refused.reason, exc_info=error,
+                    )  # fmt: skip
+                self._refused = refused
+
+    async def retry_refused_update(self) -> None:
+        """Try the model that was refused last again: its artifact may have been repaired."""
+        if self._refused is not None:
+            await self.reconfigure(self._refused.user_config)
+
+    async def _keep_retrying(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_EVERY_S)
+            await self.retry_refused_update()
 
     async def classify(self, group: ImageGroup) -> GroupAnswers:
         """Answer each image of a group, in its order."""
@@ -110,8 +137,9 @@ class Classifier:
         return GroupAnswers(answers, Trace.merge(traces))
 
     async def describe(self) -> dict[str, Any]:
-        """The model in service: spec, metrics and engine, as GET /v1/model answers it."""
-        return self._in_service().describe()
+        """What GET /v1/model answers: the model in service, and why a later one was refused."""
+        reason = self._refused.reason if self._refused else None
+        return self._in_service().describe() | {"refused_update": reason}
 
     async def image_size(self) -> ImageSize:
         """The size that the model in service takes."""
@@ -129,7 +157,11 @@ class Classifier:
     def _set_gauges(self) -> None:
         record = self._recorder.record
         record(QUEUE_LENGTH, self._batcher.waiting, queue="images")
-        record(UPDATE_STUCK, self._update_stuck)
+        record(
+            UPDATE_STUCK,
+            self._refused is not None,
+            error=self._refused.error if self._refused else "",
+        )
         if self._model is not None:
             record(MODEL_INFO, 1, **self._model.labels)
             record(MODEL_LOAD, self._model.load_s)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from deployments.errors import DeadlinePassed
+from deployments.errors import DeadlinePassed, ServiceError, Unavailable
 from deployments.messages import Answer, Deadline, GroupAnswers, Photo, PhotoGroup, Trace
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.settings import LaneSettings, Settings
@@ -17,6 +17,7 @@ from deployments.telemetry.recorder import Recorder
 from mlc_core.labels import Choice
 
 _LATE = "no answer within the deadline of a request; try again"
+_SILENT = "no replica that classifies has answered within the deadline of a request; try again"
 
 
 class Dispatched(NamedTuple):
@@ -45,6 +46,9 @@ class Dispatcher:
 
     Args:
         send: takes a group to the preprocessor.
+
+    Attributes:
+        last_answer_at: when a photo last got labels, on the monotonic clock.
     """
 
     def __init__(
@@ -82,6 +86,13 @@ class Dispatcher:
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
         return lane.submit(waiting, size_bytes=len(data))
 
+    async def send(self, group: PhotoGroup) -> GroupAnswers:
+        """Take a group to the preprocessor at once; notes when photos got labels."""
+        answers = await self._send(group)
+        if any(isinstance(answer, bytes) for answer in answers.answers):
+            self.last_answer_at = time.monotonic()
+        return answers
+
     async def wait(self, submitted: asyncio.Future[Dispatched]) -> Dispatched:
         """Wait for a submitted photo until its deadline.
 
@@ -89,7 +100,7 @@ class Dispatcher:
             ServiceError: the service can't answer, or not in time.
         """
         # A timer costs a third of asyncio.timeout.
-        timer = asyncio.get_running_loop().call_later(self._deadline_s, _expire, submitted)
+        timer = asyncio.get_running_loop().call_later(self._deadline_s, self._expire, submitted)
         try:
             return await submitted
         finally:
@@ -102,9 +113,11 @@ class Dispatcher:
         if submitted:
             try:
                 await asyncio.wait(submitted, timeout=self._deadline_s)
-            finally:  # those without an answer, when the deadline passed or the client left
                 for future in submitted:
-                    _expire(future)
+                    self._expire(future)
+            finally:  # those without an answer when the client left
+                for future in submitted:
+                    future.cancel()
         return [future.exception() or future.result() for future in submitted]  # type: ignore[misc]
 
     def set_gauges(self) -> None:
@@ -118,18 +131,21 @@ class Dispatcher:
         try:
             # A call that hangs gives its slot back when the last photo's deadline passes.
             async with asyncio.timeout(deadline.left_s()):
-                answers, trace = await self._send(
+                answers, trace = await self.send(
                     PhotoGroup([waiting.photo for waiting in group], deadline)
                 )
         except TimeoutError as error:
-            raise DeadlinePassed(_LATE) from error
-        self.last_answer_at = time.monotonic()
+            raise self._late() from error
         return [
             Dispatched(answer, stage, began - waiting.since, trace)
             for waiting, answer in zip(group, answers, strict=True)
         ]
 
+    def _expire(self, submitted: asyncio.Future[Dispatched]) -> None:
+        if not submitted.done():
+            submitted.set_exception(self._late())
 
-def _expire(future: asyncio.Future[Dispatched]) -> None:
-    if not future.done():
-        future.set_exception(DeadlinePassed(_LATE))
+    def _late(self) -> ServiceError:
+        """Why there is no answer in time: the pipeline is slow, or it is gone."""
+        silent_s = time.monotonic() - self.last_answer_at
+        return DeadlinePassed(_LATE) if silent_s < self._deadline_s else Unavailable(_SILENT)

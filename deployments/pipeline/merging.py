@@ -44,4 +44,5 @@ def merge_descriptions(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
         "image": models[0]["image"],  # a classifier that takes another size refuses its images
         "heads": join_heads([model["heads"] for model in models]),
         "metrics": {model["name"]: model["metrics"] for model in models},
+        "refused_update": next((m["refused_update"] for m in models if m["refused_update"]), None),
     }

@@ -15,6 +15,7 @@ from deployments.telemetry.recorder import Recorder
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.engine import Images
 from mlc_core.engines.loading import load_engine
+from mlc_core.errors import ArtifactError
 from mlc_core.labels import Choice, Labeller
 
 logger = logging.getLogger("ray.serve")
@@ -23,16 +24,29 @@ logger = logging.getLogger("ray.serve")
 class Model:
     """Loads, checks and warms up the model that a `user_config` names.
 
+    Args:
+        replaces: the model in service, whose heads clients rely on.
+
     Raises:
         ValueError: a wrong key or value, named.
-        ArtifactError: the artifact is missing, altered or inconsistent.
+        ArtifactError: the artifact is missing, altered or inconsistent, or lacks a head.
     """
 
-    def __init__(self, user_config: dict[str, Any], recorder: Recorder) -> None:
+    def __init__(
+        self, user_config: dict[str, Any], recorder: Recorder, replaces: Model | None = None
+    ) -> None:
         began = time.monotonic()
-        config = self.config = parse(ClassifierConfig, user_config)
+        config = self.config = parse(ClassifierConfig, user_config, "user_config")
         self.artifact = load_artifact(config.model_path)
         spec = self.spec = self.artifact.spec
+        needed = (
+            config.heads if config.heads is not None else replaces.spec.heads if replaces else ()
+        )
+        if missing := [head for head in needed if head not in spec.heads]:
+            raise ArtifactError(
+                f"the model at {config.model_path} lacks {', '.join(missing)}, which clients get "
+                "today; to drop a head, list those that stay as `heads` in user_config"
+            )
         emulated_s = config.emulated_batch_s, config.emulated_image_s
         self._engine = load_engine(
             config.engine, self.artifact, config.threads, config.precision, emulated_s

@@ -104,8 +104,9 @@ MODEL_WARM_UP = Metric(
 )  # fmt: skip
 UPDATE_STUCK = Metric(
     "gauge", "mlc_model_update_stuck",
-    "1 while the replica serves a model although it was asked for another, which it refused.",
-    "An alert: a roll-out that did not happen.",
+    "1 while the replica serves a model although it was asked for another, which it refused. "
+    "`error` is the class of the reason, which GET /v1/model tells.",
+    "An alert: a roll-out that did not happen.", ("error",),
 )  # fmt: skip
 MODEL_UPDATES = Metric(
     "counter", "mlc_model_updates", "Requested models, `loaded` or `refused`.",

@@ -1,11 +1,13 @@
 """`make capacity`, in small: one composition around an emulated engine, measured and planned."""
 
 import re
+import shlex
 import shutil
 
 import pytest
 import yaml
-from services import PROJECT, bench
+from readme import printed
+from services import PROJECT, bench, with_args
 
 from deployments.serve_config import ServeConfig
 
@@ -21,11 +23,11 @@ CONFIG = PROJECT / "configs/rehearsal.yaml"
 def searched(tmp_path_factory):
     """The folder of the results, and the line of JSON."""
     folder = tmp_path_factory.mktemp("capacity")
-    line = bench(
-        "capacity.search", folder, "--config", str(CONFIG), "--replicas", "1", "--batches", "8",
-        "--rounds", "1",
-        "--seconds", "3", "--target", "40", within_s=400,
+    command = with_args(
+        shlex.split(printed("make capacity")),
+        "--replicas", "1", "--batches", "8", "--rounds", "1", "--seconds", "3", "--target", "40",
     )  # fmt: skip
+    line = bench(command, folder, within_s=400)
     return folder, line
 
 

@@ -1,7 +1,10 @@
 """`make compare`, in small: five models trained on drawn photos, both variants measured."""
 
+import shlex
+
 import pytest
-from services import bench
+from readme import printed
+from services import bench, with_args
 
 from mlc_core.spec import HEADS
 from samples.garments import write_dataset
@@ -14,11 +17,20 @@ def compared(tmp_path_factory):
     """The folder of the report, and the line of JSON."""
     folder = tmp_path_factory.mktemp("compared")
     write_dataset(folder / "drawn", photos_each=6)
-    line = bench(
-        "bench.one_or_four", folder, str(folder / "drawn"), "--models", str(folder / "models"),
-        "--epochs", "1",
-        "--rounds", "1", "--seconds", "1", within_s=600,
-    )  # fmt: skip
+    command = shlex.split(
+        printed("make compare").replace("path/to/fashion.zip", str(folder / "drawn"))
+    )
+    options = [
+        "--models",
+        str(folder / "models"),
+        "--epochs",
+        "1",
+        "--rounds",
+        "1",
+        "--seconds",
+        "1",
+    ]
+    line = bench(with_args(shlex.split(command), *options), folder, within_s=600)
     return folder, line
 
 

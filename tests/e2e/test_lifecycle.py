@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from services import PROJECT, Service, answers, environment, free_port, left_over
+from services import PROJECT, Running, Service, answers, environment, free_port, left_over
 
 
 @contextmanager
@@ -19,13 +19,9 @@ def starting(config=None, port=None):
         service.remove()
 
 
-def stop(port):
+def stop(port, output):
     command = [sys.executable, "-m", "launcher", "stop", "--port", str(port)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=90, check=True, cwd=PROJECT,
-        env=environment(),
-    )  # fmt: skip
-    return done.stdout
+    return Running(command, output)
 
 
 def test_a_second_start_on_the_port_says_so_and_leaves_the_first_alone(service):
@@ -50,7 +46,7 @@ def test_a_port_that_another_program_has_is_named():
             assert left_over(port) == []
 
 
-def test_a_start_after_kill_9_works_and_stop_leaves_nothing():
+def test_a_start_after_kill_9_works_and_stop_leaves_nothing(tmp_path):
     with starting() as first:
         first.wait_until_ready()
         first.process.kill()
@@ -59,13 +55,50 @@ def test_a_start_after_kill_9_works_and_stop_leaves_nothing():
             second.wait_until_ready()
             assert "removing what an earlier, killed service left behind" in second.output
             assert answers(f"{second.url}/readyz")
-            assert f"stopped the service on port {second.port}" in stop(second.port)
-            assert second.wait() == 0
+            stopping = stop(second.port, tmp_path / "output")
+            assert second.wait() == 0  # first, or it stays a zombie that `stop` waits for
+            assert stopping.wait() == 0
+            assert f"stopped the service on port {second.port}" in stopping.output
             second.assert_nothing_left()
 
 
-def test_stop_where_nothing_runs_says_so():
-    assert "nothing runs on port" in stop(free_port())
+def test_stop_removes_what_a_killed_driver_left(tmp_path):
+    with starting() as service:
+        service.wait_until_ready()
+        service.process.kill()
+        service.wait()
+        stopping = stop(service.port, tmp_path / "output")
+        assert stopping.wait() == 0
+        assert "removing what did not stop by itself" in stopping.output
+        service.assert_nothing_left()
+
+
+def test_stop_where_nothing_runs_says_so(tmp_path):
+    stopping = stop(free_port(), tmp_path / "output")
+    assert stopping.wait() == 0
+    assert "nothing runs on port" in stopping.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["PORT=99999"], 2, "'99999' is not a port; choose one from 1024 to 65535"),
+        (["PORT=web"], 2, "'web' is not a port"),
+        (["CONFIG=nowhere.yaml"], 1, "nowhere.yaml can't be read: No such file or directory"),
+        (["CONFIG=Makefile"], 1, "Makefile is not"),
+    ],
+)
+def test_make_serve_names_what_is_wrong_without_a_traceback(arguments, code, named):
+    command = ["make", "serve", f"PORT={free_port()}", *arguments]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2  # of make
+    said = done.stdout + done.stderr
+    assert f"Error {code}" in said
+    assert named in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

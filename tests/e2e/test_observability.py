@@ -20,10 +20,8 @@ pytestmark = [
 def observed(tmp_path_factory):
     """The folder of the pictures, and the line of JSON."""
     folder = tmp_path_factory.mktemp("observed")
-    line = bench(
-        "bench.observability", folder, "--rounds", "1", "--seconds", "1", "--part", "4",
-        within_s=400,
-    )  # fmt: skip
+    command = ["make", "observability", "ARGS=--rounds 1 --seconds 1 --part 4"]
+    line = bench(command, folder, within_s=400)
     return folder, line
 
 

@@ -7,6 +7,9 @@ import pytest
 from photos import garment, jpeg
 from playwright.sync_api import expect, sync_playwright
 
+from mlc_core.spec import HEADS
+from samples.garments import as_file
+
 CHROMIUM = shutil.which("chromium")
 _ARGUMENTS = [
     "--no-sandbox",
@@ -67,7 +70,7 @@ def assert_answered(page):
     expect(page.locator("#status")).to_contain_text(" ms by model fashion, version 1")
     heads = page.locator(".head")
     expect(heads).to_have_count(4)
-    names = ["Colour", "Master category", "Sub-category", "Category"]
+    names = [head.replace("_", " ") for head in HEADS]
     assert [h.casefold() for h in heads.locator("h2").all_inner_texts()] == [
         name.casefold() for name in names
     ]
@@ -113,7 +116,7 @@ def test_a_file_that_is_no_photo_gets_a_clear_error_and_the_next_photo_its_label
     status = page.locator("#status")
     expect(status).to_have_class("fault")
     expect(status).to_contain_text("the bytes are not an image; formats taken: JPEG, PNG")
-    expect(page.get_by_text("Drop a product photo here")).to_be_visible()
+    expect(page.locator("#drop p")).to_contain_text("note.txt: no preview")
     page.screenshot(path=tmp_path / "error.png", full_page=True)
     page.set_input_files("input[type=file]", photo())
     assert_answered(page)
@@ -140,3 +143,48 @@ def test_a_long_panorama_breaks_no_layout(open_page):
     assert_answered(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert garment(size_px=(1600, 100)).size == (1600, 100)
+
+
+def test_before_a_photo_the_heads_of_the_model_in_service_stand_there(open_page):
+    page = open_page(**DESKTOP)
+    expect(page.locator(".head.waiting h2")).to_have_count(len(HEADS))
+    expect(page.locator("#lead")).to_contain_text("color, master category, sub category, category")
+
+
+def test_on_a_phone_the_texts_are_for_touch(open_page):
+    page = open_page(**LOOKS["phone"])
+    expect(page.get_by_text("Tap to choose a product photo")).to_be_visible()
+    expect(page.get_by_text("Drop a product photo here")).to_be_hidden()
+
+
+def test_a_dropped_link_says_what_to_do(open_page):
+    page = open_page(**DESKTOP)
+    link = page.evaluate_handle(
+        """() => {
+            const transfer = new DataTransfer();
+            transfer.setData("text/uri-list", "https://shop.example/shirt.jpg");
+            return transfer;
+        }"""
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": link})
+    expect(page.locator("#status")).to_contain_text("Save the picture to this device")
+
+
+def test_a_photo_that_the_browser_cant_show_is_explained_and_classified(open_page, tmp_path):
+    page = open_page(**DESKTOP)
+    tiff = {"name": "a.tiff", "mimeType": "image/tiff", "buffer": as_file(garment(), "TIFF")}
+    page.set_input_files("input[type=file]", tiff)
+    assert_answered(page)
+    expect(page.locator("#drop p")).to_contain_text("a.tiff: no preview")
+    page.screenshot(path=tmp_path / "tiff.png", full_page=True)
+
+
+def test_offline_says_so(open_page):
+    page = open_page(**DESKTOP)
+    expect(page.locator(".head.waiting")).to_have_count(len(HEADS))
+    page.context.set_offline(True)
+    page.set_input_files("input[type=file]", photo())
+    expect(page.locator("#status")).to_contain_text("This device is offline")
+    page.context.set_offline(False)
+    page.set_input_files("input[type=file]", photo())
+    assert_answered(page)

@@ -1,5 +1,6 @@
 """Claims of the README: its commands work as printed, from a clone's root."""
 
+import ast
 import json
 import re
 import subprocess
@@ -30,7 +31,7 @@ def test_a_curl_line_of_the_readme_works_as_printed(command, url):
 
 def test_the_answer_that_the_readme_shows_is_the_real_one(url):
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    shown, _ = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
     shown, real = json.loads(shown), json.loads(run(CURL[0].replace("http://127.0.0.1:8000", url)))
     assert shown["model"] == real["model"]
     for head, label in shown["labels"].items():
@@ -57,13 +58,39 @@ def test_make_serve_says_what_it_does_and_make_stop_leaves_nothing(tmp_path):
     assert left_over(port) == []
 
 
+def test_make_check_config_says_that_the_shipped_config_is_right():
+    assert "serve_config.yaml is right" in run(printed("make check-config"))
+
+
+def test_make_check_config_names_what_is_wrong(tmp_path):
+    file = tmp_path / "mine.yaml"
+    text = (PROJECT / "serve_config.yaml").read_text(encoding="utf-8")
+    for right, wrong, named in (
+        ("precision: int8", "precison: int8", "precison = 'int8': no such key"),
+        ("precision: int8", "precision: int4", "precision = 'int4'"),
+        ("models/fashion/1", "models/nowhere", "no model at"),
+        ("args: {}", "args: {deadline: 3}", "deadline = 3: no such key"),
+    ):
+        file.write_text(text.replace(right, wrong))
+        done = subprocess.run(
+            ["make", "check-config", f"CONFIG={file}"], cwd=PROJECT, check=False,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode
+        assert named in done.stderr
+        assert "mine.yaml" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_every_command_is_run_by_a_test_or_by_ci():
     tests = "".join(file.read_text() for file in (PROJECT / "tests").rglob("test_*.py"))
-    starts = re.findall(r'printed\("([^"]+)"\)', tests)
+    starts = [
+        ast.literal_eval(text) for text in re.findall(r"printed\((\"[^\"]+\"|'[^']+')\)", tests)
+    ]
     ci = (PROJECT / ".ci/run").read_text().splitlines()
     unrun = [
         command
         for command in COMMANDS
-        if not (command in ci or command in CURL or command.startswith(tuple(starts)))
+        if not (command in ci or command in CURL or command.startswith(starts))
     ]
     assert unrun == []

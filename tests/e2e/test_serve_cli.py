@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 from photos import jpeg
+from readme import BLOCKS, printed
+from sandbox import run_in_namespace
 from services import (
     PROJECT,
     START_WITHIN_S,
@@ -41,12 +43,17 @@ save_artifact(MultiHeadNetwork(spec).build_model(), spec, metrics, sys.argv[1])
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, shipped_model):
-    """The shipped model, the same called version 2, one of another image size, a broken one."""
+def models(tmp_path_factory, shipped_model, one_head_models):
+    """The shipped model, the same called version 2, one of another image size, a broken one.
+
+    And one with the head color alone.
+    """
     path = tmp_path_factory.mktemp("models")
+    shutil.copytree(one_head_models["color"], path / "color")
     for version in ("1", "2", "broken"):
         shutil.copytree(shipped_model, path / version)
     rename(path / "2", "2")
+    rename(path / "broken", "broken")
     (path / "broken" / "model.onnx").write_bytes(b"cut off while it was copied")
     subprocess.run([sys.executable, "-c", _NETWORK, path / "3"], check=True, timeout=240)
     return path
@@ -173,7 +180,10 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
 
     def deploy(version):
         precision = "float32" if version == "3" else "int8"  # it has no int8 network
-        config = shipped_config.with_user_config(model=str(models / version), precision=precision)
+        model = str(models / version)
+        deploy_config(shipped_config.with_user_config(model=model, precision=precision))
+
+    def deploy_config(config):
         cluster.deploy(config.listening("127.0.0.1", port).write(tmp_path / "config.yaml"))
 
     deploy("1")
@@ -191,22 +201,83 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
         assert shopper.versions == sorted(shopper.versions)  # once new, never old again
         assert cluster.replicas() == replicas
 
+    def refusal():
+        return httpx.get(f"{url}/v1/model", trust_env=False).json()["refused_update"] or ""
+
     with Shopper(url) as shopper:
         deploy("broken")
-        refused = "model update refused, version 3 stays in service"
-        wait_until(lambda: cluster.log_says(refused), refused, 60)
+        wait_until(refusal, "the broken model is refused", 60)
         answered = len(shopper.versions)
         wait_until(lambda: len(shopper.versions) > answered + 10, "answers after that", 30)
     assert shopper.failures == []
     assert set(shopper.versions) == {"3"}
-    assert cluster.log_says("model.onnx is not what SHA256SUMS says")
+    assert "model.onnx is not what SHA256SUMS says" in refusal()
+    assert cluster.log_says("model update refused, fashion/3 stays in service: ")
     assert cluster.replicas() == replicas
     if shutil.which("prometheus"):  # an SRE is told
         with Prometheus(tmp_path, url) as prometheus:
-            stuck = "MlcModelUpdateStuck"
-            wait_until(lambda: stuck in prometheus.firing(), stuck, 150)
+            stuck = "MlcModelUpdateStuck"  # it fires after a minute
+            wait_until(lambda: stuck in prometheus.raised(), stuck, 60)
             (series,) = prometheus.query("ray_mlc_model_info")
             assert series["metric"]["version"] == "3"
+
+    # The runbook's remedies for it: repair the artifact in place, or name what may go.
+    shutil.copy(models / "2" / "model.onnx", models / "broken" / "model.onnx")
+    wait_until(lambda: version(url) == "broken", "the repaired model is in service", 60)
+    assert refusal() == ""
+    chosen = {"model": str(models / "color"), "precision": "int8"}
+    deploy_config(shipped_config.with_user_config(**chosen, heads=None))
+    wait_until(lambda: "lacks master_category" in refusal(), "a model of one head is refused", 60)
+    assert list(labels(url)) == list(HEADS)
+    # And for saturation: more replicas.
+    deploy_config(two_classifiers(shipped_config.with_user_config(**chosen, heads=["color"])))
+    wait_until(lambda: list(labels(url)) == ["color"], "the head that is named is left", 60)
+    contract = httpx.get(f"{url}/openapi.json", trust_env=False).json()
+    result = contract["components"]["schemas"]["Result"]["properties"]["labels"]
+    assert list(result["properties"]) == ["color"]
+    wait_until(lambda: len(cluster.replicas()["Classifier"]) == 2, "two classifiers", 60)
+
+
+def version(url):
+    return httpx.get(f"{url}/v1/model", trust_env=False).json()["version"]
+
+
+def labels(url):
+    return httpx.post(f"{url}/v1/classify", content=jpeg(), trust_env=False).json()["labels"]
+
+
+def two_classifiers(config):
+    return config.merge(
+        {"applications": [{"name": "mlc", "deployments": [
+            {"name": "Classifier", "num_replicas": 2}]}]}
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(400)
+def test_the_readme_s_cluster_serves_and_stops_as_printed(tmp_path):
+    """On default ports, with Ray's authentication on, in a network of its own."""
+    blocks = {block.splitlines()[0]: block for block in BLOCKS}
+    start, stop = blocks[printed('export PATH="$PWD')], blocks[printed("serve status")]
+    assert printed("set -a") in start
+    assert printed("ray get-auth-token") in start
+    assert printed("ray start") in start
+    assert printed("serve deploy") in start
+    assert printed("ray stop") in stop
+    out = run_in_namespace(
+        f"""{start}
+        ready=http://127.0.0.1:8000/readyz
+        for _ in $(seq 600); do curl -sf $ready > /dev/null && break; sleep 0.2; done
+        curl -sf -F image=@samples/tshirt.jpg http://127.0.0.1:8000/v1/classify
+        echo
+        RAY_AUTH_MODE=disabled serve status > /dev/null 2>&1 && echo "no token needed"
+        {stop}
+        """,
+        tmp_path, within_s=300,
+    )  # fmt: skip
+    assert '"label":"Tshirts"' in out
+    assert "status: RUNNING" in out
+    assert "no token needed" not in out
+    assert (tmp_path / ".ray/auth_token").exists()
 
 
 def test_serve_run_serves(shipped_config, ray_env, port, tmp_path):
@@ -216,6 +287,7 @@ def test_serve_run_serves(shipped_config, ray_env, port, tmp_path):
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # not 30: nobody is in front of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9),
     }

@@ -48,6 +48,14 @@ def test_a_head_below_the_wanted_confidence_answers_null():
     assert first["labels"]["category"]["label"] == "Shirt"
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_the_label_that_was_not_sure_enough_comes_first_among_the_alternatives(top_k):
+    first, _ = answers(Choice(top_k, min_confidence=0.72), Choice())
+    alternatives = first["labels"]["color"]["alternatives"]
+    assert [each["label"] for each in alternatives] == ['Off "White"', "Grün", "Navy Blue"][:top_k]
+    assert alternatives[0]["confidence"] == first["labels"]["color"]["confidence"]
+
+
 def test_equal_probabilities_never_name_a_class_twice():
     _, second = answers(Choice(), Choice(2))
     category = second["labels"]["category"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from services import PROJECT
 
@@ -13,14 +12,6 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 def printed(start: str) -> str:
-    """The one command that starts so. A test that asks for it runs it."""
+    """The one command that starts so. A test that asks for it must run it."""
     (command,) = [command for command in COMMANDS if command.startswith(start)]
     return command
-
-
-def with_args(command: str, *args: str) -> list[str]:
-    """A `make` command with more ARGS, as a list of words."""
-    words = shlex.split(command)
-    given = [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
-    rest = [word for word in words if not word.startswith("ARGS=")]
-    return [*rest, f"ARGS={' '.join([*given, *map(shlex.quote, args)])}"]

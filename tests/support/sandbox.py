@@ -18,7 +18,9 @@ def run_in_namespace(script: str, home: Path, within_s: float) -> str:
 
     Skips the test where namespaces can't be made, though not in CI.
     """
-    possible = shutil.which("ip") and not subprocess.run([*_UNSHARE, "true"], check=False).returncode
+    possible = (
+        shutil.which("ip") and not subprocess.run([*_UNSHARE, "true"], check=False).returncode
+    )
     if not possible and os.environ.get("CI") != "true":
         pytest.skip("needs ip (scripts/install-test-packages) and the right to make namespaces")
     script = f"set -euo pipefail; ip link set lo up; {script}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -126,10 +127,9 @@ class Running:
         return self._process.wait(within_s)
 
 
-def bench(module: str, folder: Path, *options: str, within_s: float) -> dict[str, Any]:
-    """Run a bench that leaves its report in a folder; its line of JSON."""
-    command = [sys.executable, "-m", module, *options, "--out", str(folder)]
-    running = Running(command, folder / "output")
+def bench(command: list[str], folder: Path, within_s: float) -> dict[str, Any]:
+    """Run a command of the Makefile that measures, its report in a folder; its line of JSON."""
+    running = Running(with_args(command, "--out", str(folder)), folder / "output")
     try:
         assert running.wait(within_s) == 0, running.output
     except subprocess.TimeoutExpired:
@@ -138,6 +138,13 @@ def bench(module: str, folder: Path, *options: str, within_s: float) -> dict[str
         raise
     (line,) = [line for line in running.output.splitlines() if line.startswith('{"machine"')]
     return json.loads(line)
+
+
+def with_args(command: list[str], *args: str) -> list[str]:
+    """A `make` command with more ARGS."""
+    given = [word.removeprefix("ARGS=") for word in command if word.startswith("ARGS=")]
+    rest = [word for word in command if not word.startswith("ARGS=")]
+    return [*rest, f"ARGS={' '.join([*given, *map(shlex.quote, args)])}"]
 
 
 def left_over(port: int) -> list[str]:

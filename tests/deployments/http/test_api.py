@@ -66,7 +66,7 @@ class Application:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://service")
 
     async def _describe(self):
-        return {"name": "fashion"}
+        return {"name": "fashion", "heads": {"color": ["Red", "Blue"]}}
 
 
 @pytest.fixture
@@ -93,8 +93,12 @@ async def problem(response, status):
     return details
 
 
-@pytest.mark.parametrize("declared", [None, "image/jpeg", "image/heic", "application/octet-stream"])
-async def test_a_raw_body_is_a_photo_whatever_image_it_is_declared_as(client, declared):
+@pytest.mark.parametrize(
+    "declared",
+    [None, "image/jpeg", "image/heic", "application/octet-stream", "text/plain", "no type",
+     "application/x-www-form-urlencoded"],
+)  # fmt: skip
+async def test_a_raw_body_is_a_photo_whatever_it_is_declared_as(client, declared):
     headers = {"content-type": declared} if declared else {}
     response = await client.post("/v1/classify", content=b"bytes", headers=headers)
     assert (response.status_code, response.json()) == (200, {"photo": "bytes"})
@@ -140,10 +144,27 @@ async def test_a_broken_form_is_malformed(client, content_type):
     await problem(await client.post("/v1/classify", content=b"no form", headers=headers), 400)
 
 
-@pytest.mark.parametrize("declared", ["text/plain", "application/x-www-form-urlencoded"])
-async def test_a_declared_type_that_is_no_image_is_refused_and_told_what_to_do(client, declared):
-    response = await client.post("/v1/classify", content=b"x", headers={"content-type": declared})
-    assert "multipart/form-data" in (await problem(response, 415))["detail"]
+async def test_two_photos_in_one_call_are_refused_with_the_call_that_takes_many(client):
+    two = [("image", b"x"), ("image", b"y")]
+    details = await problem(await client.post("/v1/classify", files=two), 413)
+    assert "POST /v1/classify/batch takes many, in fields 'images'" in details["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        ("topk=3", "did you mean top_k?"),
+        ("min_confidense=0.5", "did you mean min_confidence?"),
+        ("precision=0.95", "there are top_k, min_confidence"),
+        ("top_k=2&top_k=3", "top_k is given more than once"),
+    ],
+)
+async def test_a_parameter_that_is_unknown_or_given_twice_is_refused_with_a_hint(
+    client, query, hint
+):
+    for path in ("/v1/classify", "/v1/classify/batch"):
+        response = await client.post(f"{path}?{query}", files={"images": b"x"})
+        assert hint in (await problem(response, 400))["detail"]
 
 
 async def test_a_body_over_the_limit_is_refused_declared_or_not(client, photos):
@@ -154,8 +175,6 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(client, photos):
     await problem(await client.post("/v1/classify", content=b"x" * 1001), 413)
     await problem(await client.post("/v1/classify", content=chunks()), 413)
     await problem(await client.post("/v1/classify", files={"image": b"x" * 1001}), 413)
-    two = [("image", b"x"), ("image", b"y")]
-    await problem(await client.post("/v1/classify", files=two), 413)
     assert photos.asked == []
 
 
@@ -250,6 +269,12 @@ async def test_the_contract_lists_every_route(client):
         "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
         "/openapi.json", "/metrics",
     }  # fmt: skip
+
+
+async def test_the_contract_has_the_heads_of_the_model_in_service(client):
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert list(schemas["Result"]["properties"]["labels"]["properties"]) == ["color"]
+    assert list(schemas["Model"]["properties"]["heads"]["properties"]) == ["color"]
 
 
 async def test_requests_and_photos_are_counted_once_each_by_route_and_status(photos, application):

@@ -28,10 +28,10 @@ from deployments.messages import (
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
-from deployments.telemetry.catalogue import PHOTOS_RECEIVED, PREDICTIONS
+from deployments.telemetry.catalogue import PHOTOS_RECEIVED, PREDICTIONS, UPDATE_STUCK
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
-from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+from mlc_core.errors import ArtifactError, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
 from mlc_core.spec import HEADS, ImageSize
@@ -143,7 +143,66 @@ async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
     await classifier.reconfigure(config)
     (answer,), _ = await classifier.classify(pixels(1)[1])
     assert json.loads(answer)["model"]["version"] == "1"
-    assert "model update refused, version 1 stays in service" in caplog.text
+    assert "model update refused, fashion/1 stays in service: " in caplog.text
+    reason = (await classifier.describe())["refused_update"]
+    assert reason
+    assert reason in caplog.text
+
+
+async def test_a_refused_update_is_retried_until_its_artifact_is_repaired(
+    classifier, tmp_path, caplog
+):
+    other = copy_of_shipped(tmp_path, version="2")
+    whole = (other / "model.onnx").read_bytes()
+    (other / "model.onnx").write_bytes(whole[:1000])
+    await classifier.reconfigure({"model": str(other)})
+    for _ in range(3):
+        await classifier.retry_refused_update()
+    assert caplog.text.count("model update refused") == 1  # one that fails alike is not news
+    (other / "model.onnx").write_bytes(whole)
+    await classifier.retry_refused_update()
+    model = await classifier.describe()
+    assert (model["version"], model["refused_update"]) == ("2", None)
+    await classifier.retry_refused_update()  # nothing is left to do
+
+
+async def test_another_config_ends_the_retries(classifier, tmp_path):
+    await classifier.reconfigure({"model": str(tmp_path / "nowhere")})
+    assert "no model at" in (await classifier.describe())["refused_update"]
+    await classifier.reconfigure(CONFIG)
+    assert (await classifier.describe())["refused_update"] is None
+
+
+async def test_a_refused_update_is_a_metric_with_the_class_of_its_reason(tmp_path):
+    recorder = Recording()
+    classifier = Classifier(Settings(), recorder)
+    await classifier.reconfigure(CONFIG)
+    classifier._set_gauges()
+    await classifier.reconfigure({"model": str(tmp_path / "nowhere")})
+    classifier._set_gauges()
+    assert recorder.values(UPDATE_STUCK, error="") == [False]
+    assert recorder.values(UPDATE_STUCK, error="ArtifactError") == [True]
+
+
+async def test_a_model_that_lacks_a_head_of_the_one_in_service_is_refused(
+    classifier, one_head_models, caplog
+):
+    color = {"model": str(one_head_models["color"])}
+    await classifier.reconfigure(color)
+    model = await classifier.describe()
+    assert list(model["heads"]) == list(HEADS)
+    assert "lacks master_category, sub_category, category" in model["refused_update"]
+    assert "as `heads` in user_config" in model["refused_update"]
+    await classifier.reconfigure(color | {"heads": ["color"]})  # it says so
+    assert list((await classifier.describe())["heads"]) == ["color"]
+    await classifier.reconfigure(CONFIG)  # heads may be added
+    assert list((await classifier.describe())["heads"]) == list(HEADS)
+
+
+async def test_a_first_model_must_have_the_heads_that_the_config_names(one_head_models):
+    config = {"model": str(one_head_models["color"]), "heads": list(HEADS)}
+    with pytest.raises(ArtifactError, match="lacks master_category"):
+        await Classifier(Settings()).reconfigure(config)
 
 
 async def test_the_first_model_must_load():

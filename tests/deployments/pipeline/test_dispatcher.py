@@ -6,7 +6,7 @@ import time
 import pytest
 from recording import Recording
 
-from deployments.errors import ClientLeft, DeadlinePassed
+from deployments.errors import ClientLeft, DeadlinePassed, ServiceError, Unavailable
 from deployments.messages import GroupAnswers, Trace
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import LaneSettings, Settings
@@ -77,8 +77,9 @@ async def test_a_photo_is_late_when_its_deadline_passes_and_its_group_carries_wh
     preprocessor,
 ):
     photos = dispatcher(preprocessor.preprocess, deadline_s=0.05)
+    photos.last_answer_at = time.monotonic()
     submitted, began = photos.submit(SMALL, ANY, "id"), time.monotonic()
-    with pytest.raises(DeadlinePassed):
+    with pytest.raises((DeadlinePassed, Unavailable)):
         await photos.wait(submitted)
     assert time.monotonic() - began >= 0.05
     (group,) = preprocessor.groups
@@ -100,7 +101,7 @@ async def test_a_group_has_the_latest_deadline_of_its_photos(preprocessor):
 
 async def test_a_call_that_hangs_gives_its_slot_back_when_its_deadline_passes(preprocessor):
     photos = dispatcher(preprocessor.preprocess, deadline_s=0.05)
-    with pytest.raises(DeadlinePassed):  # its call is never answered
+    with pytest.raises(Unavailable):  # its call is never answered
         await photos.wait(photos.submit(b"hangs", ANY, "id"))
     preprocessor.gate.set()
     outcome = await photos.wait(photos.submit(SMALL, ANY, "id"))
@@ -115,7 +116,31 @@ async def test_in_a_batch_request_only_photos_without_an_answer_are_late():
 
     small, large = await dispatch(dispatcher(answer_small_only, deadline_s=0.2), SMALL, LARGE)
     assert small.answer == b"answered"
-    assert isinstance(large, DeadlinePassed)
+    assert isinstance(large, ServiceError)
+
+
+@pytest.mark.parametrize(
+    ("last_answer_s_ago", "error"), [(0.5, DeadlinePassed), (60.0, Unavailable)]
+)
+async def test_late_means_slow_while_others_are_answered_and_gone_while_nothing_is(
+    preprocessor, last_answer_s_ago, error
+):
+    photos = dispatcher(preprocessor.preprocess, deadline_s=1.0)
+    photos.last_answer_at = time.monotonic() + 1.0 - last_answer_s_ago
+    with pytest.raises(error):
+        await photos.wait(photos.submit(SMALL, ANY, "id"))
+
+
+async def test_only_labels_count_as_an_answer_of_the_pipeline():
+    async def send(group):
+        return GroupAnswers([p.data if p.data == b"good" else UndecodablePhoto("bad")
+                             for p in group.photos], TRACE)  # fmt: skip
+
+    photos = dispatcher(send)
+    await dispatch(photos, b"bad")
+    assert photos.last_answer_at == float("-inf")
+    await dispatch(photos, b"bad", b"good")
+    assert photos.last_answer_at > 0
 
 
 async def test_a_photo_that_was_taken_back_is_in_no_group(preprocessor):

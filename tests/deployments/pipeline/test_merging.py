@@ -22,6 +22,7 @@ def model(name, *heads, precision="int8"):
         "image": {"height_px": 80, "width_px": 60},
         "heads": {head: ["a", "b"] for head in heads},
         "metrics": {"heads": {head: {} for head in heads}},
+        "refused_update": None,
     }
 
 
@@ -59,3 +60,9 @@ def test_models_are_described_as_one():
     assert (merged["engine"], merged["precision"]) == ("onnxruntime", "int8+float32")
     assert list(merged["heads"]) == ["color", "category"]
     assert merged["metrics"]["k"] == {"heads": {"category": {}}}
+
+
+def test_an_update_that_one_classifier_refused_is_told():
+    refused = model("k", "category") | {"refused_update": "no model at nowhere"}
+    merged = merge_descriptions([model("c", "color"), refused])
+    assert merged["refused_update"] == "no model at nowhere"
