@@ -70,16 +70,18 @@ capacity: .venv/dev
 plan: .venv/dev
 	$(BIN)/python -m capacity.planner --rate $(RATE) $(ARGS)
 
-# DATA: a Fashion Product Images data set, directory or zip
+# DATA: a Fashion Product Images data set, directory or zip. ARGS: of mlc train, as --epochs 10
 train: .venv/dev
-	$(BIN)/mlc train $(DATA)
+	$(BIN)/mlc train $(DATA) $(ARGS)
 
+# DATA: any labelled data set of that layout. ARGS: of mlc evaluate, as --model models/fashion/2
 evaluate: .venv/dev
-	$(BIN)/mlc evaluate $(DATA)
+	$(BIN)/mlc evaluate $(DATA) $(ARGS)
 
 # One model against four: trains the missing ones of all five (hours), then measures.
+# ARGS: of bench.one_or_four, as --epochs 10
 compare: .venv/dev
-	$(BIN)/python -m bench.one_or_four $(DATA)
+	$(BIN)/python -m bench.one_or_four $(DATA) $(ARGS)
 
 # Updates every pinned dependency. Needs uv, which nothing else needs.
 lock:

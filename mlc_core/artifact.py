@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mlc_core.spec import Spec
 
 SPEC, KERAS, ONNX, METRICS = "spec.json", "model.keras", "model.onnx", "metrics.json"
 INT8 = "model.int8.onnx"  # optional: quantization refuses a network that loses too much
+TRAINING_IDS = "training_ids.txt.gz"  # optional: artifacts from before there was this list lack it
 SUMS = "SHA256SUMS"
 INPUT = "images"  # of the network, in every format
 
@@ -44,6 +47,35 @@ class Artifact:
     @property
     def int8_path(self) -> Path:
         return self.path / INT8
+
+    def training_ids(self) -> frozenset[str] | None:
+        """Ids of the photos that the model was trained or validated on; None if it has no list.
+
+        Raises:
+            ArtifactError: the list can't be read.
+        """
+        file = self.path / TRAINING_IDS
+        if not file.exists():
+            return None
+        ids: frozenset[str] = _named(file, lambda: unpack_ids(_read(file)))
+        return ids
+
+
+def pack_ids(ids: Iterable[str]) -> bytes:
+    """The contents of training_ids.txt.gz: sorted, one per line; equal ids give equal bytes."""
+    return gzip.compress("".join(f"{each}\n" for each in sorted(ids)).encode(), mtime=0)
+
+
+def unpack_ids(packed: bytes) -> frozenset[str]:
+    """Read the contents of training_ids.txt.gz.
+
+    Raises:
+        ValueError: they are not gzip, or not UTF-8.
+    """
+    try:
+        return frozenset(gzip.decompress(packed).decode().split("\n")) - {""}
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"not in gzip: {error}") from error
 
 
 def load_artifact(path: Path | str) -> Artifact:
@@ -81,7 +113,8 @@ def _read_sums(path: Path) -> dict[str, str]:
         if not name or Path(name).name != name:
             raise ArtifactError(f"{path / SUMS}: not a checksum and a file name: {line!r}")
         sums[name] = digest
-    for name in (SPEC, KERAS, ONNX, METRICS):
+    optional = [name for name in (INT8, TRAINING_IDS) if (path / name).exists()]
+    for name in (SPEC, KERAS, ONNX, METRICS, *optional):
         if name not in sums:
             raise ArtifactError(f"{path / SUMS} does not cover {name}; restore it, or train again")
     return sums

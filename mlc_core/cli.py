@@ -1,4 +1,4 @@
-"""The command `mlc`: parses, calls the modules that do the work, and prints.
+"""The command `mlc`: calls the modules that do the work, and prints.
 
 Imports what trains only when it is needed: `mlc classify` starts without TensorFlow.
 """
@@ -6,179 +6,156 @@ Imports what trains only when it is needed: `mlc classify` starts without Tensor
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from mlc_core.artifact import load_artifact
+from mlc_core.arguments import (
+    ALL_FAILED,
+    FAILED,
+    INTERRUPTED,
+    MODEL,
+    OK,
+    PROJECT,
+    SOME_FAILED,
+    parser,
+)
+from mlc_core.artifact import SPEC, Artifact, load_artifact
+from mlc_core.engines.engine import Engine, Precision
 from mlc_core.engines.loading import load_engine
-from mlc_core.errors import MlcError, PhotoFault
-from mlc_core.labels import MAX_TOP_K, Choice, Labeller, parse_answer
-from mlc_core.photo import decode
-from mlc_core.spec import DEFAULT_IMAGE_SIZE, HEADS
+from mlc_core.errors import ArtifactError, MlcError, PhotoFault
+from mlc_core.labels import Choice, Labeller, parse_answer
+from mlc_core.photo import FORMATS, decode
+from mlc_core.spec import DEFAULT_IMAGE_SIZE, ImageSize
 
-_MODEL = Path("models/fashion/1")
 _BATCH = 32
-
-OK, FAILED, USAGE, SOME_PHOTOS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-_EXIT_CODES = f"""exit codes:
-  {OK}    done
-  {FAILED}    failed; the last line on stderr says why and what to do
-  {USAGE}    the command line is wrong
-  {SOME_PHOTOS_FAILED}    classify: some photos could not be read or decoded, the others were
-  {INTERRUPTED}  interrupted; the same command continues training from the last epoch
-"""
+_CELL = 22  # characters of a table's column
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    commands = {
+        "classify": _classify,
+        "train": _train,
+        "evaluate": _evaluate,
+        "quantize": _quantize,
+    }
+    options = parser(commands).parse_args(arguments)
     try:
         return int(options.command(options))
-    except MlcError as error:
-        print(f"mlc: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        _report(f"mlc: {error}; this command needs more packages: pip install -e '.[train]'")
+        return FAILED
+    except (MlcError, OSError) as error:
+        _report(f"mlc: {error}")
         return FAILED
     except KeyboardInterrupt:
-        print("mlc: interrupted", file=sys.stderr)
+        _report("mlc: interrupted")
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mlc",
-        description="Names a product photo's colour, master category, sub-category and category.",
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=_EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(command=run)
-        return added
-
-    classify = command("classify", _print_labels, "print the labels of photos")
-    classify.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
-    classify.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
-    classify.add_argument(
-        "--json", action="store_true", help="one JSON object a line, a photo each"
-    )
-    classify.add_argument(
-        "--top-k", type=_top_k, default=1, help=f"labels a head, 1 to {MAX_TOP_K}; with --json"
-    )
-
-    train = command("train", _train, "train a model on a Fashion Product Images data set")
-    train.add_argument(
-        "data", metavar="DATA", type=Path, help="directory or zip: styles.csv, images/"
-    )
-    train.add_argument(
-        "--model",
-        type=_artifact_path,
-        help=f"where it goes: …/NAME/VERSION, default the next free version in {_MODEL.parent}",
-    )
-    train.add_argument(
-        "--run",
-        type=Path,
-        help="directory of the checkpoints, default runs/NAME-VERSION; "
-        "training continues from what is there",
-    )
-    train.add_argument(
-        "--heads",
-        type=_heads,
-        default=HEADS,
-        metavar="HEAD,…",
-        help=f"the heads to train, default all: {','.join(HEADS)}",
-    )
-    train.add_argument(
-        "--loss-weights",
-        type=_loss_weights,
-        default={},
-        metavar="HEAD=WEIGHT,…",
-        help="default: 1 each",
-    )
-    train.add_argument("--epochs", type=_positive, help="default: the recipe's")
-    train.add_argument("--seed", type=int, help="of split, weights and augmentation")
-    train.add_argument(
-        "--precision",
-        choices=("float32", "mixed_bfloat16"),
-        help="the latter is faster on a GPU, and on a CPU that has AVX512-BF16",
-    )
-
-    evaluate = command("evaluate", _evaluate, "measure a model on the test split of its data set")
-    evaluate.add_argument("data", metavar="DATA", type=Path, help="the data set it was trained on")
-    evaluate.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
-    evaluate.add_argument(
-        "--out",
-        type=Path,
-        help="where metrics.json and confusion-HEAD.png go, default runs/NAME-VERSION",
-    )
-
-    quantize = command("quantize", _quantize, "add an int8 network to a model")
-    quantize.add_argument("data", metavar="DATA", type=Path, help="the data set it was trained on")
-    quantize.add_argument("--model", type=Path, default=_MODEL, help="default: %(default)s")
-    return parser
-
-
-def _print_labels(options: argparse.Namespace) -> int:
+def _classify(options: argparse.Namespace) -> int:
     artifact = load_artifact(options.model)
-    engine = load_engine("onnxruntime", artifact)
-    labeller = Labeller(artifact.spec)
+    precision: Precision = "int8" if artifact.int8_path.exists() else "float32"
+    engine = load_engine("onnxruntime", artifact, precision=options.precision or precision)
+    photos: list[Path] = []
+    failed = classified = 0
+    for name in options.photos:
+        found = _photos(name)
+        photos += found
+        if not found:
+            failed += 1
+            _report(f"mlc: {name}: no photos found")
     heads = list(artifact.spec.heads)
-    width = max(len(str(photo)) for photo in options.photos)
-    failed = 0
+    width = max([len("photo"), *(len(str(photo)) for photo in photos)])
     if not options.json:
-        print("  ".join(["photo".ljust(width), *(f"{head:<22}" for head in heads)]).rstrip())
-    for start in range(0, len(options.photos), _BATCH):
-        paths, images = [], []
-        for path in options.photos[start : start + _BATCH]:
-            try:
-                images.append(decode(path.read_bytes(), artifact.spec.image))
-                paths.append(path)
-            except (PhotoFault, OSError) as error:
-                failed += 1
-                print(f"mlc: {path}: {_reason(error)}", file=sys.stderr)
-        if not images:
+        _print_row("photo", heads, width)
+    for photo, answer in _answers(photos, artifact, engine, options.top_k):
+        if isinstance(answer, Exception):
+            failed += 1
+            _report(f"mlc: {photo}: {_reason(answer)}")
             continue
-        choices = [Choice(top_k=options.top_k)] * len(images)
-        for path, answer in zip(
-            paths, labeller.answers(engine.infer(np.stack(images)), choices), strict=True
-        ):
-            fields = parse_answer(answer)
-            if options.json:
-                print(json.dumps({"photo": str(path), **fields}, ensure_ascii=False))
-            else:
-                cells = [fields["labels"][head] for head in heads]
-                named = [f"{cell['label']} {cell['confidence']:.0%}" for cell in cells]
-                print("  ".join([str(path).ljust(width), *(f"{n:<22}" for n in named)]).rstrip())
-    return SOME_PHOTOS_FAILED if failed else OK
+        classified += 1
+        if options.json:
+            print(json.dumps({"photo": str(photo), **answer}, ensure_ascii=False))
+            continue
+        for rank in range(options.top_k):
+            cells = [_ranked(answer["labels"][head], rank) for head in heads]
+            if any(cells):
+                _print_row("" if rank else str(photo), cells, width)
+    if not failed:
+        return OK
+    return SOME_FAILED if classified else ALL_FAILED
+
+
+def _photos(name: str) -> list[Path]:
+    """The files that an argument means: a directory's photos, a pattern's matches, or itself."""
+    path = Path(name)
+    if path.is_dir():
+        formats = Image.registered_extensions()
+        named = (file for file in path.rglob("*") if formats.get(file.suffix.lower()) in FORMATS)
+        return sorted(file for file in named if file.is_file())
+    if glob.has_magic(name) and not path.exists():
+        matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path takes no absolute pattern)
+        # ** matches a directory and what is in it.
+        return list(dict.fromkeys(photo for match in matches for photo in _photos(match)))
+    return [path]
+
+
+def _answers(
+    photos: Sequence[Path], artifact: Artifact, engine: Engine, top_k: int
+) -> Iterator[tuple[Path, dict[str, Any] | Exception]]:
+    """Each photo in order, with the fields of its answer or the reason why there is none."""
+    labeller = Labeller(artifact.spec)
+    for start in range(0, len(photos), _BATCH):
+        batch = photos[start : start + _BATCH]
+        opened = [_opened(photo, artifact.spec.image) for photo in batch]
+        images = [each for each in opened if not isinstance(each, Exception)]
+        answers: Iterator[bytes] = iter(())
+        if images:
+            choices = [Choice(top_k=top_k)] * len(images)
+            answers = iter(labeller.answers(engine.infer(np.stack(images)), choices))
+        for photo, image in zip(batch, opened, strict=True):
+            yield photo, image if isinstance(image, Exception) else parse_answer(next(answers))
+
+
+def _opened(photo: Path, size: ImageSize) -> NDArray[np.uint8] | Exception:
+    try:
+        return decode(photo.read_bytes(), size)
+    except (PhotoFault, OSError) as error:
+        return error
+
+
+def _ranked(label: Mapping[str, Any], rank: int) -> str:
+    """A head's label and confidence, or those of an alternative; "" if there are not so many."""
+    ranked = [label, *label["alternatives"]]
+    return "{label} {confidence:.0%}".format(**ranked[rank]) if rank < len(ranked) else ""
 
 
 def _train(options: argparse.Namespace) -> int:
-    _quiet_tensorflow()
-    from mlc_core.training.trainer import Recipe  # noqa: PLC0415
-    from mlc_core.training.workflow import train_from_source  # noqa: PLC0415  (scipy, TensorFlow)
-
     model = options.model or _next_version()
-    chosen = {"epochs": options.epochs, "seed": options.seed, "precision": options.precision}
-    recipe = Recipe(
-        loss_weights=options.loss_weights,
-        **{key: value for key, value in chosen.items() if value is not None},
-    )
+    _refuse_to_replace(model, overwrite=options.overwrite)
+    with _tensorflow_notes_hidden():
+        from mlc_core.training.trainer import Recipe  # noqa: PLC0415
+        from mlc_core.training.workflow import train_from_source  # noqa: PLC0415
+
+    names = ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing",
+             "patience_epochs", "loss_weights", "precision", "seed")  # fmt: skip
+    chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
     run = options.run or _run_directory(model)
     artifact = train_from_source(
-        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, recipe, run, _report
+        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, Recipe(**chosen), run, _report
     )
     _print_metrics(artifact.metrics)
     print(f"saved {artifact.path}")
@@ -201,8 +178,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _quantize(options: argparse.Namespace) -> int:
     from mlc_core.training.workflow import quantize_trained  # noqa: PLC0415  (scipy takes a second)
 
-    artifact = quantize_trained(load_artifact(options.model), options.data, _report)
-    if not artifact.int8_path.exists():
+    before = load_artifact(options.model)
+    artifact = quantize_trained(before, options.data, _report)
+    if artifact is before:
         return FAILED
     measured, heads = artifact.metrics["int8_accuracy"], artifact.metrics["heads"]
     for head, accuracy in measured.items():
@@ -211,19 +189,17 @@ def _quantize(options: argparse.Namespace) -> int:
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:
-    larger = metrics["larger_photos"]
+    larger = {f"at {size}": accuracies for size, accuracies in metrics["larger_photos"].items()}
     measures = ("accuracy", "top_3_accuracy", "macro_f1")
-    print(
-        "  ".join([f"{'head':<16}", *(f"{m:<22}" for m in measures), *(f"at {s}" for s in larger)])
-    )
+    _print_row("head", [*measures, "  ".join(larger)], 16)
     for head, numbers in metrics["heads"].items():
-        cells = [
-            "{value:6.2%} ({low:.1%}–{high:.1%})".format(**numbers[measure]) for measure in measures
-        ]
-        at_larger = [
-            f"{accuracy[head]:6.2%}".ljust(3 + len(size)) for size, accuracy in larger.items()
-        ]
-        print("  ".join([f"{head:<16}", *(f"{cell:<22}" for cell in cells), *at_larger]).rstrip())
+        cells = ["{value:6.2%} ({low:.1%}–{high:.1%})".format(**numbers[each]) for each in measures]
+        at_larger = [f"{each[head]:6.2%}".ljust(len(title)) for title, each in larger.items()]
+        _print_row(head, [*cells, "  ".join(at_larger)], 16)
+
+
+def _print_row(name: str, cells: Sequence[str], width: int) -> None:
+    print("  ".join([name.ljust(width), *(cell.ljust(_CELL) for cell in cells)]).rstrip())
 
 
 def _report(line: str) -> None:
@@ -234,57 +210,44 @@ def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-def _quiet_tensorflow() -> None:
-    # Set before TensorFlow is imported, or it fills the terminal with notes on its own build.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+@contextmanager
+def _tensorflow_notes_hidden() -> Iterator[None]:
+    """Keep from the terminal what TensorFlow notes on its own build while it is imported.
+
+    No setting silences the first of these notes. They appear if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for the notes after the import
+    stderr = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as notes:
+            os.dup2(notes.fileno(), 2)
+            try:
+                yield
+            except BaseException:
+                notes.seek(0)
+                os.write(stderr, notes.read())
+                raise
+            finally:
+                os.dup2(stderr, 2)
+    finally:
+        os.close(stderr)
+
+
+def _refuse_to_replace(model: Path, *, overwrite: bool) -> None:
+    """Fail before the training, not after it.
+
+    Raises:
+        ArtifactError: there is a model and it must stay, or there is something else.
+    """
+    if model.exists() and not overwrite:
+        raise ArtifactError(f"{model} exists; name another --model, or add --overwrite")
+    if model.exists() and not (model / SPEC).exists():
+        raise ArtifactError(f"{model} exists and is no model; name another --model")
 
 
 def _next_version() -> Path:
-    return next(path for number in count(1) if not (path := _MODEL.parent / str(number)).exists())
+    return next(path for number in count(1) if not (path := MODEL.parent / str(number)).exists())
 
 
 def _run_directory(model: Path) -> Path:
-    return Path("runs") / "-".join(model.resolve().parts[-2:])
-
-
-def _artifact_path(text: str) -> Path:
-    path = Path(text)
-    if len(path.parts) < 2 or path.name in (".", "..") or path.parent.name in ("", ".", ".."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not …/NAME/VERSION, as {_MODEL} is")
-    return path
-
-
-def _heads(text: str) -> tuple[str, ...]:
-    heads = tuple(text.split(","))
-    for head in heads:
-        _known_head(head)
-    return heads
-
-
-def _loss_weights(text: str) -> dict[str, float]:
-    weights = {}
-    for part in text.split(","):
-        head, _, weight = part.partition("=")
-        _known_head(head)
-        try:
-            weights[head] = float(weight)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{part!r} is not HEAD=WEIGHT") from None
-    return weights
-
-
-def _known_head(head: str) -> None:
-    if head not in HEADS:
-        raise argparse.ArgumentTypeError(f"{head!r} is no head; heads are {', '.join(HEADS)}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _top_k(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_TOP_K:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_TOP_K}")
-    return int(text)
+    return PROJECT / "runs" / "-".join(model.resolve().parts[-2:])

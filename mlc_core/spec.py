@@ -10,7 +10,15 @@ from typing import Any
 
 from mlc_core.errors import ArtifactError
 
-HEADS = ("color", "master_category", "sub_category", "category")
+# The heads in the order of answers, each with its column in a data set. The network's branch for a
+# head is the method MultiHeadNetwork.<head>_branch.
+COLUMNS = {
+    "color": "baseColour",
+    "master_category": "masterCategory",
+    "sub_category": "subCategory",
+    "category": "articleType",
+}
+HEADS = tuple(COLUMNS)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ CATEGORIES = {
     "Ties": ("Accessories", "Ties"),
     "Casual Shoes": ("Footwear", "Shoes"),
 }
+# What the data set has besides, that no head names yet: its column `usage`.
+USAGES = {
+    "Tshirts": "Casual",
+    "Trousers": "Formal",
+    "Handbags": "Casual",
+    "Ties": "Formal",
+    "Casual Shoes": "Casual",
+}
 _SMOOTHING = 4  # drawn this much larger, then scaled down
 
 
@@ -76,8 +84,9 @@ def write_dataset(path: Path, photos_each: int, size_px: tuple[int, int] = (60, 
                 number = str(1000 + len(rows))
                 image = draw_garment(category, color, size_px, seed)
                 image.save(path / "images" / f"{number}.jpg", quality=92)
-                rows.append([number, master, sub, category, color, f"{color} {category}"])
-    columns = "id,masterCategory,subCategory,articleType,baseColour,productDisplayName"
+                name = f"{color} {category}"
+                rows.append([number, master, sub, category, color, USAGES[category], name])
+    columns = "id,masterCategory,subCategory,articleType,baseColour,usage,productDisplayName"
     with (path / "styles.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns.split(","), *rows])
     return len(rows)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
+import re
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.errors import DataSetError, PhotoFault
 from mlc_core.photo import decode
-from mlc_core.spec import HEADS, ImageSize
+from mlc_core.spec import COLUMNS, HEADS, ImageSize
+from mlc_core.training.table import Row, Skips, Table
 
-COLUMNS = {
-    "color": "baseColour",
-    "master_category": "masterCategory",
-    "sub_category": "subCategory",
-    "category": "articleType",
-}
-_UNLABELLED = ("", "NA")  # what the data set writes for a missing label
+TABLE = "styles.csv"
+_NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
+# What tables have for a missing label, in lower case: the data set itself, pandas, databases.
+_UNLABELLED = ("", "na", "n/a", "nan", "none", "null")
+_NO_FILE_NAME = re.compile(r"\.\.?|.*[/\\\x00-\x1f].*", re.DOTALL)
+# What reading a file of a directory or a zip raises when the file is there but broken.
+_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Progress = Callable[[str], None]
 
@@ -53,97 +54,155 @@ class DataSet:
         """Every label that occurs, by head, sorted."""
         return {head: tuple(map(str, np.unique(labels))) for head, labels in self.labels.items()}
 
+    def digest(self) -> str:
+        """SHA-256 of the sorted ids, one per line."""
+        ids = "".join(f"{each}\n" for each in sorted(self.ids.tolist()))
+        return hashlib.sha256(ids.encode()).hexdigest()
+
     def take(self, indices: NDArray[np.intp]) -> DataSet:
         """The part at `indices`, in their order."""
         labels = {head: labels[indices] for head, labels in self.labels.items()}
         return DataSet(self.ids[indices], self.images[indices], labels, self.skipped)
 
 
-def read_dataset(path: Path | str, size: ImageSize, report: Progress = print) -> DataSet:
+def read_dataset(
+    path: Path | str,
+    size: ImageSize,
+    report: Progress = print,
+    heads: Sequence[str] = HEADS,
+    *,
+    all_heads: bool = True,
+) -> DataSet:
     """Read styles.csv and images/<id>.jpg from a directory or a zip file, at any depth in it.
 
-    Rows that lack a label, or whose photo is missing or can't be decoded, are skipped; how many,
-    and why, is reported and kept.
+    Rows that lack an id or a label, or whose photo is missing or can't be decoded, are skipped; how
+    many, and why, is reported and kept.
+
+    Args:
+        heads: the heads whose labels are read; the table needs no other columns.
+        all_heads: if False, heads whose column is missing or empty are left out.
 
     Raises:
         DataSetError: there is no such data set, or no usable row in it.
     """
     with _opened(Path(path)) as read:
-        rows, skipped = _labelled_rows(read("styles.csv"), path)
-
-        def decoded(row: dict[str, str]) -> NDArray[np.uint8] | str:
-            try:
-                return decode(read(f"images/{row['id']}.jpg"), size)
-            except KeyError:
-                return "no photo"
-            except PhotoFault as fault:
-                return type(fault).__name__
-
+        try:
+            table = Table(read(TABLE))
+        except (ValueError, *_UNREADABLE) as error:
+            raise DataSetError(f"{path}: {TABLE} can't be read ({error}); restore it") from error
+        heads = _labelled_heads(table, heads, path, all_heads=all_heads)
+        rows, skips = _labelled_rows(table, heads)
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(decoded, rows))
+            images = list(pool.map(lambda row: _image(read, row, size), rows))
     good = [at for at, image in enumerate(images) if not isinstance(image, str)]
-    skipped.update(image for image in images if isinstance(image, str))
+    for row, image in zip(rows, images, strict=True):
+        if isinstance(image, str):
+            skips.add(image, row)
     if not good:
-        raise DataSetError(f"{path}: no row of styles.csv has all labels and a photo")
-    for reason, count in sorted(skipped.items()):
-        report(f"skipped {count} rows: {reason}")
+        raise DataSetError(
+            f"{path}: no row of {TABLE} can be used ({'; '.join(skips.lines()) or 'it has none'}); "
+            f"a row needs an id, a photo images/<id>.jpg, and a label of {', '.join(heads)}"
+        )
+    for line in skips.lines():
+        report(f"skipped {line}")
+    report(f"{len(good)} usable photos")
     return DataSet(
-        ids=np.array([rows[at]["id"] for at in good]),
+        ids=np.array([rows[at].id for at in good]),
         images=np.stack([images[at] for at in good]),
-        labels={
-            head: np.array([rows[at][column] for at in good]) for head, column in COLUMNS.items()
-        },
-        skipped=dict(sorted(skipped.items())),
+        labels={head: np.array([rows[at].cells[COLUMNS[head]] for at in good]) for head in heads},
+        skipped=skips.counts(),
     )
 
 
-def _labelled_rows(table: bytes, path: Path | str) -> tuple[list[dict[str, str]], Counter[str]]:
-    # A few rows of the original table have an unquoted comma in the name, the last column:
-    # DictReader puts what follows it under None.
-    reader = csv.DictReader(io.StringIO(table.decode("utf-8-sig", errors="replace")))
-    missing = {"id", *COLUMNS.values()} - set(reader.fieldnames or ())
+def _labelled_heads(
+    table: Table, heads: Sequence[str], path: Path | str, *, all_heads: bool
+) -> Sequence[str]:
+    """The heads to read.
+
+    Raises:
+        DataSetError: the column of the ids or of one of these heads is missing.
+    """
+    if not all_heads:
+        there = [head for head in heads if COLUMNS[head] in table.columns]
+        labelled = [head for head in there if any(_label(row, head) for row in table.rows)]
+        heads = labelled or there or heads
+    wanted = ("id", *(COLUMNS[head] for head in heads))
+    missing = [column for column in wanted if column not in table.columns]
     if missing:
-        raise DataSetError(f"{path}: styles.csv lacks the column {', '.join(sorted(missing))}")
-    rows: dict[str, dict[str, str]] = {}
-    skipped: Counter[str] = Counter()
-    for row in reader:
-        labels = {head: (row[column] or "").strip() for head, column in COLUMNS.items()}
-        if not (row["id"] or "").strip().isalnum():
-            skipped["no id"] += 1
-        elif row["id"] in rows:
-            skipped["id seen before"] += 1
-        elif any(label in _UNLABELLED for label in labels.values()):
-            unlabelled = next(head for head in HEADS if labels[head] in _UNLABELLED)
-            skipped[f"no {unlabelled}"] += 1
+        raise DataSetError(
+            f"{path}: {TABLE} lacks the column {', '.join(missing)}, "
+            f"it has {', '.join(table.columns)}; add it, or choose heads that have a column"
+        )
+    return heads
+
+
+def _labelled_rows(table: Table, heads: Sequence[str]) -> tuple[list[Row], Skips]:
+    rows: dict[str, Row] = {}
+    skips = Skips()
+    for row in table.rows:
+        unlabelled = [head for head in heads if not _label(row, head)]
+        if not row.id:
+            skips.add("no id", row)
+        elif _NO_FILE_NAME.fullmatch(row.id):
+            skips.add("id is no file name", row)
+        elif row.id in rows:
+            skips.add("id seen before", row)
+        elif unlabelled:
+            skips.add(f"no {unlabelled[0]}", row)
         else:
-            rows[row["id"]] = {"id": row["id"], **{COLUMNS[h]: labels[h] for h in HEADS}}
-    return list(rows.values()), skipped
+            rows[row.id] = row
+    return list(rows.values()), skips
+
+
+def _label(row: Row, head: str) -> str:
+    label = row.cells[COLUMNS[head]]
+    return "" if label.lower() in _UNLABELLED else label
+
+
+def _image(read: Callable[[str], bytes], row: Row, size: ImageSize) -> NDArray[np.uint8] | str:
+    """The image of a row, or the reason why there is none."""
+    try:
+        return decode(read(f"images/{row.id}.jpg"), size)
+    except KeyError:
+        return "no photo"
+    except PhotoFault as fault:
+        return type(fault).__name__
+    except _UNREADABLE:
+        return "unreadable photo"
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Callable[[str], bytes]]:
     """A function that reads a file of the data set by its name, KeyError where there is none."""
     if path.is_dir():
-        tables = sorted(path.rglob("styles.csv"), key=lambda file: len(file.parts))
-        if not tables:
-            raise DataSetError(f"{path}: no styles.csv in it")
+        root = _root({file.relative_to(path).as_posix() for file in path.rglob(TABLE)}, path)
 
         def read(name: str) -> bytes:
             try:
-                return (tables[0].parent / name).read_bytes()
+                return (path / root / name).read_bytes()
             except FileNotFoundError as error:
                 raise KeyError(name) from error
 
         yield read
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            tables_in = [name for name in archive.namelist() if Path(name).name == "styles.csv"]
-            if not tables_in:
-                raise DataSetError(f"{path}: no styles.csv in it")
-            root = min(tables_in, key=len).removesuffix("styles.csv")
-            yield lambda name: archive.read(root + name)
-    else:
+        return
+    if not path.exists():
+        raise DataSetError(f"no data set at {path}; {_NAME_ONE}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
         raise DataSetError(
-            f"{path} is neither a directory nor a zip file; "
-            "name a Fashion Product Images data set (styles.csv + images/)"
-        )
+            f"{path} is neither a directory nor a zip file that can be read ({error}); {_NAME_ONE}"
+        ) from error
+    with archive:
+        # Some programs on Windows write backslashes into a zip.
+        names = {name.replace("\\", "/"): name for name in archive.namelist()}
+        inside = _root(names, path)
+        yield lambda name: archive.read(names[(inside / name).as_posix()])
+
+
+def _root(names: set[str] | Mapping[str, str], path: Path) -> PurePosixPath:
+    """The folder that holds the table, the topmost one if there are several."""
+    tables = [PurePosixPath(name) for name in names if PurePosixPath(name).name == TABLE]
+    if not tables:
+        raise DataSetError(f"{path}: no {TABLE} in it")
+    return min(tables, key=lambda table: (len(table.parts), table)).parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,6 +39,8 @@ def measure(
 ) -> dict[str, Any]:
     """Accuracy, top-3 accuracy and macro-F1 of every head, each with its interval.
 
+    A label that the model has no class for counts as wrong, and as a class in macro-F1.
+
     Args:
         infer: uint8 images (N, H, W, 3) -> head -> float32 (N, classes).
         test: photos that had no part in training.
@@ -50,14 +53,15 @@ def measure(
     probabilities = infer_all(infer, test.images)
     heads = {}
     for head, classes in spec.heads.items():
-        truth = class_numbers(test.labels[head], classes)
+        every_class = (*classes, *unknown_classes(test.labels[head], classes))
+        truth = class_numbers(test.labels[head], every_class)
         guess = probabilities[head].argmax(axis=1)
         best_3 = np.argsort(-probabilities[head], axis=1, kind="stable")[:, :3]
         heads[head] = {
             "classes": len(classes),
             "accuracy": share((guess == truth).sum(), len(truth)),
             "top_3_accuracy": share((best_3 == truth[:, None]).any(axis=1).sum(), len(truth)),
-            "macro_f1": _bootstrapped_f1(truth, guess, len(classes), seed),
+            "macro_f1": _bootstrapped_f1(truth, guess, len(every_class), seed),
         }
     return {
         "test_photos": len(test),
@@ -104,6 +108,11 @@ def class_numbers(labels: NDArray[np.str_], classes: tuple[str, ...]) -> NDArray
     return np.array([position.get(label, -1) for label in labels.tolist()], dtype=np.intp)
 
 
+def unknown_classes(labels: NDArray[np.str_], classes: tuple[str, ...]) -> dict[str, int]:
+    """Labels that are none of `classes`, with their counts, most frequent first."""
+    return dict(Counter(label for label in labels.tolist() if label not in classes).most_common())
+
+
 def enlarge(image: NDArray[np.uint8], width_px: int, height_px: int) -> bytes:
     """A larger photo of what `image` shows, as a JPEG file."""
     file = io.BytesIO()
@@ -135,13 +144,12 @@ def _bootstrapped_f1(
     truth: NDArray[np.intp], guess: NDArray[np.intp], classes: int, seed: int
 ) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    known = np.flatnonzero(truth >= 0)
     scores = []
     for _ in range(_RESAMPLES):
-        drawn = rng.choice(known, len(known))
+        drawn = rng.choice(len(truth), len(truth))
         scores.append(macro_f1(truth[drawn], guess[drawn], classes))
     low, high = np.percentile(scores, [2.5, 97.5])
-    return _rounded(macro_f1(truth[known], guess[known], classes), low, high)
+    return _rounded(macro_f1(truth, guess, classes), low, high)
 
 
 def _rounded(value: float, low: float, high: float) -> dict[str, float]:

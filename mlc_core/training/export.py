@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from mlc_core.artifact import (
     ONNX,
     SPEC,
     SUMS,
+    TRAINING_IDS,
     Artifact,
     load_artifact,
+    pack_ids,
 )
 from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
@@ -32,13 +34,20 @@ MAX_DIFFERENCE = 1e-4  # between the probabilities of the two formats, on the sa
 _OPSET = 18
 
 
-def save_artifact(model: Any, spec: Spec, metrics: Mapping[str, Any], path: Path | str) -> Artifact:
+def save_artifact(
+    model: Any,
+    spec: Spec,
+    metrics: Mapping[str, Any],
+    path: Path | str,
+    training_ids: Iterable[str] | None = None,
+) -> Artifact:
     """Save a network in both formats, with its spec and metrics, in place of what is at `path`.
 
     Everything is written to a scratch directory first, then renamed.
 
     Args:
         model: Keras network of `spec`; the state of its optimizer is not saved.
+        training_ids: ids of the photos that it was trained and validated on.
 
     Raises:
         ArtifactError: the two formats answer differently, or the network is not one of `spec`.
@@ -48,6 +57,8 @@ def save_artifact(model: Any, spec: Spec, metrics: Mapping[str, Any], path: Path
         (new / SPEC).write_text(spec.to_json(), encoding="utf-8")
         _write_network(model, spec, new)
         (new / METRICS).write_text(_to_json(metrics), encoding="utf-8")
+        if training_ids is not None:
+            (new / TRAINING_IDS).write_bytes(pack_ids(training_ids))
     return load_artifact(path)
 
 

@@ -12,11 +12,15 @@ from typing import Any
 import keras
 from keras import layers
 
-from mlc_core.spec import HEADS, Spec
+from mlc_core.errors import MlcError
+from mlc_core.spec import Spec
 
 
 class MultiHeadNetwork:
     """Builds the network of a spec, for any non-empty subset of the heads.
+
+    The branch of a head is the method `<head>_branch`: features of both last stages and the number
+    of classes in, probabilities (N, classes) out.
 
     Four times the picture is halved by a strided convolution, which costs a quarter of a
     convolution followed by pooling; from the second halving on, a residual convolution follows.
@@ -31,12 +35,6 @@ class MultiHeadNetwork:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.branches: dict[str, Callable[[Any, Any, int], Any]] = {
-            "color": self.color_branch,
-            "master_category": self.master_category_branch,
-            "sub_category": self.sub_category_branch,
-            "category": self.category_branch,
-        }
 
     def build_model(self) -> Any:
         """Connect input, shared layers and branches.
@@ -44,15 +42,18 @@ class MultiHeadNetwork:
         Returns:
             keras.Model from uint8 images (N, height_px, width_px, 3) to a dict of head -> float32
             probabilities (N, classes), not compiled.
+
+        Raises:
+            MlcError: a head has no branch.
         """
+        branches = {head: self._branch(head) for head in self.spec.heads}
         size = self.spec.image
         images = layers.Input((size.height_px, size.width_px, 3), dtype="uint8", name="images")
         scaled = layers.Rescaling(1 / 255, name="scale")(images)
         early, late = self.shared_layers(scaled)
         outputs = {
-            head: self.branches[head](early, late, len(self.spec.heads[head]))
-            for head in HEADS
-            if head in self.spec.heads
+            head: branch(early, late, len(self.spec.heads[head]))
+            for head, branch in branches.items()
         }
         return keras.Model(images, outputs, name=self.spec.name)
 
@@ -99,6 +100,15 @@ class MultiHeadNetwork:
         flat = layers.Flatten(name="category_layout")(late)
         flat = layers.Dropout(0.3, name="category_layout_dropout")(flat)
         return self._classify(flat, classes, "category", dropout=0.3)
+
+    def _branch(self, head: str) -> Callable[[Any, Any, int], Any]:
+        try:
+            return getattr(self, f"{head}_branch")  # type: ignore[no-any-return]
+        except AttributeError:
+            raise MlcError(
+                f"the network has no branch for the head {head!r}; "
+                f"add the method {head}_branch(early, late, classes) to {type(self).__name__}"
+            ) from None
 
     def _convolve(self, features: Any, channels: int, strides: int, name: str) -> Any:
         features = layers.Conv2D(

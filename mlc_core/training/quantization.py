@@ -39,7 +39,7 @@ def add_int8_network(artifact: Artifact, train: DataSet, test: DataSet) -> Artif
         test: photos that had no part in training.
 
     Raises:
-        ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it is.
+        ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it was saved.
     """
     network = quantize(artifact.onnx_path, train.images[:_CALIBRATION_IMAGES])
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
@@ -94,8 +94,8 @@ def refuse_loss(float32: Mapping[str, Any], int8: Mapping[str, float]) -> None:
         loss = float32[head]["accuracy"]["value"] - accuracy
         if loss > MAX_LOSS:
             raise ArtifactError(
-                f"in int8, {head} loses {loss:.2%} of accuracy, over {MAX_LOSS:.2%}; "
-                "nothing was saved, serve this model in float32"
+                f"no int8 network was added: in int8, {head} loses {loss:.2%} of accuracy, "
+                f"over {MAX_LOSS:.2%}. The float32 model was saved; serve it in float32"
             )
 
 

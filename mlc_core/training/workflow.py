@@ -1,4 +1,4 @@
-"""From a data set to a measured artifact, and from an artifact back to its test split.
+"""From a data set to a measured artifact, and from an artifact to its measure on any data set.
 
 Connects reading, splitting, training, quantization and evaluation; each has its own module.
 """
@@ -6,15 +6,24 @@ Connects reading, splitting, training, quantization and evaluation; each has its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError, DataSetError
-from mlc_core.spec import ImageSize, Spec
+from mlc_core.spec import HEADS, ImageSize, Spec
 from mlc_core.training.dataset import DataSet, Progress, read_dataset
-from mlc_core.training.evaluation import LARGER_PX, Infer, class_numbers, infer_all, measure
+from mlc_core.training.evaluation import (
+    LARGER_PX,
+    Infer,
+    class_numbers,
+    infer_all,
+    measure,
+    unknown_classes,
+)
 from mlc_core.training.export import save_artifact
 from mlc_core.training.split import TWIN_BITS, Split, split_by_picture
 
@@ -35,7 +44,7 @@ def train_from_source(
         ArtifactError: what was trained can't be saved as an artifact.
         MlcError: `run` holds something else.
     """
-    data, split = read_and_split(source, size, recipe.seed, report)
+    data, split = read_and_split(source, size, recipe.seed, report, heads)
     return train_artifact(source.stem, data, split, artifact, heads, size, recipe, run, report)
 
 
@@ -78,6 +87,7 @@ def train_artifact(
             "data": {
                 "name": data_name,
                 "photos": len(data),
+                "digest": data.digest(),
                 "rows_skipped": dict(data.skipped),
                 "train_photos": len(split.train),
                 "validation_photos": len(split.validation),
@@ -88,18 +98,27 @@ def train_artifact(
             "spent_s": round(sum(epoch["spent_s"] for epoch in training.history)),
         },
     }
-    saved = save_artifact(training.model, spec, metrics, artifact)
+    seen = data.ids[np.concatenate([split.train, split.validation])].tolist()
+    saved = save_artifact(training.model, spec, metrics, artifact, training_ids=seen)
     return _with_int8(saved, data, split, report)
 
 
 def quantize_trained(artifact: Artifact, source: Path, report: Progress = print) -> Artifact:
     """Add an int8 network to a model that has none.
 
+    Returns:
+        The same object if an int8 network would lose too much.
+
     Raises:
         DataSetError: not the data set the model was trained on, or it can't be read.
     """
-    data, split = _read_again(artifact, source, report)
-    return _with_int8(artifact, data, split, report)
+    data = _read_labels(artifact, source, report, all_heads=True)
+    if not _is_training_data(artifact, data):
+        raise DataSetError(
+            f"{source} is not the data set that {artifact.path} was trained on; "
+            "int8 is calibrated and checked on that one, name it"
+        )
+    return _with_int8(artifact, data, _split_of_training(artifact, data, report), report)
 
 
 def _with_int8(artifact: Artifact, data: DataSet, split: Split, report: Progress) -> Artifact:
@@ -118,46 +137,111 @@ def _with_int8(artifact: Artifact, data: DataSet, split: Split, report: Progress
 def evaluate_artifact(
     artifact: Artifact, infer: Infer, source: Path, out: Path, report: Progress = print
 ) -> dict[str, Any]:
-    """Measure a model on the test split of its data set and draw what it confuses.
+    """Measure a model on a labelled data set, without the photos that the model has seen.
 
-    Writes metrics.json and confusion-HEAD.png to `out`; the artifact stays as it is.
+    On the data set of the training, these are the photos of the test split. Heads that the data set
+    has no labels of are left out. Writes confusion-HEAD.png to `out`.
+
+    Returns:
+        What `measure` returns, with the model and the data it belongs to.
 
     Raises:
-        DataSetError: not the data set the model was trained on, or it can't be read.
+        DataSetError: the data set can't be read, or the model has seen all of it.
     """
     from mlc_core.training.confusion import draw_confusion  # noqa: PLC0415  (matplotlib takes a second)
 
-    data, split = _read_again(artifact, source, report)
-    test = data.take(split.test)
-    report(f"measuring on {len(test)} photos")
-    metrics = {**artifact.metrics, **measure(infer, test, artifact.spec)}
-    probabilities = infer_all(infer, test.images)
+    data = _read_labels(artifact, source, report, all_heads=False)
+    heads = {head: classes for head, classes in artifact.spec.heads.items() if head in data.labels}
+    for head in artifact.spec.heads:
+        if head not in heads:
+            report(f"{head} is not measured: {source} has no labels of it")
+    spec = replace(artifact.spec, heads=heads)
+    known = _is_training_data(artifact, data)
+    unseen = _unseen(artifact, data, known, source, report)
+    report(f"measuring on {len(unseen)} photos")
+    strange = {head: unknown_classes(unseen.labels[head], of) for head, of in heads.items()}
+    for head, counts in strange.items():
+        if counts:
+            named = ", ".join(f"{label} {count}" for label, count in counts.items())
+            report(f"{head}: the model lacks these classes, their photos count as wrong: {named}")
+    # Photos of other sets are measured as they are, whatever their size.
+    measured = measure(infer, unseen, spec, larger_px=LARGER_PX if known else ())
+    probabilities = infer_all(infer, unseen.images)
     out.mkdir(parents=True, exist_ok=True)
-    for head, classes in artifact.spec.heads.items():
-        draw_confusion(
-            class_numbers(test.labels[head], classes),
-            probabilities[head].argmax(axis=1),
-            classes,
-            f"{head}, {len(test)} photos of the test split",
-            out / f"confusion-{head}.png",
+    part = "the test split" if known else source.name
+    for head, classes in heads.items():
+        truth = class_numbers(unseen.labels[head], classes)
+        if (truth >= 0).any():
+            guess = probabilities[head].argmax(axis=1)
+            title = f"{head}, {len(unseen)} photos of {part}"
+            draw_confusion(truth, guess, classes, title, out / f"confusion-{head}.png")
+    return {
+        "model": {"name": spec.name, "version": spec.version},
+        "data": {
+            "name": source.stem,
+            "photos": len(data),
+            "digest": data.digest(),
+            "rows_skipped": dict(data.skipped),
+            "test_split": known,
+            "left_out_as_seen": len(data) - len(unseen),
+            "unknown_classes": strange,
+        },
+        **measured,
+    }
+
+
+def _unseen(
+    artifact: Artifact, data: DataSet, known: bool, source: Path, report: Progress
+) -> DataSet:
+    """The photos of `data` that the model was neither trained nor validated on, by their ids."""
+    seen = artifact.training_ids()
+    if known:
+        report(f"{source} is the data set of the training, so its test split is measured")
+    if known and seen is None:
+        return data.take(_split_of_training(artifact, data, report).test)
+    if seen is None:
+        report(
+            f"{artifact.path} does not list the photos it was trained on; "
+            f"if some of {source} are among them, the figures are too good"
         )
-    return metrics
-
-
-def _read_again(artifact: Artifact, source: Path, report: Progress) -> tuple[DataSet, Split]:
-    """The data set that a model was trained on, with the same split."""
-    trained = artifact.metrics["training"]
-    data, split = read_and_split(source, artifact.spec.image, trained["split"]["seed"], report)
-    if len(data) != trained["data"]["photos"]:
+        return data
+    unseen = data.take(np.flatnonzero(~np.isin(data.ids, list(seen))))
+    left_out = len(data) - len(unseen)
+    if not len(unseen):
         raise DataSetError(
-            f"{source} has {len(data)} usable photos, the model was trained on a data set of "
-            f"{trained['data']['photos']}; its test split can't be told from what it has seen"
+            f"{source}: the model was trained or validated on the ids of all {len(data)} photos; "
+            "name other photos, or give these other ids if they are not the same photos"
         )
-    return data, split
+    hint = "; if they are other photos, give them other ids" if left_out and not known else ""
+    report(f"left out {left_out} photos with ids of the training or validation split{hint}")
+    return unseen
+
+
+def _read_labels(artifact: Artifact, source: Path, report: Progress, *, all_heads: bool) -> DataSet:
+    report(f"reading {source}")
+    heads = tuple(artifact.spec.heads)
+    return read_dataset(source, artifact.spec.image, report, heads, all_heads=all_heads)
+
+
+def _is_training_data(artifact: Artifact, data: DataSet) -> bool:
+    """Whether a model was trained on this data set: by its digest, or by what else is known."""
+    trained = artifact.metrics.get("training", {}).get("data", {})
+    if "digest" in trained:
+        return bool(trained["digest"] == data.digest())
+    seen = artifact.training_ids() or frozenset()
+    return trained.get("photos") == len(data) and seen.issubset(data.ids.tolist())
+
+
+def _split_of_training(artifact: Artifact, data: DataSet, report: Progress) -> Split:
+    return _split(data, artifact.metrics["training"]["split"]["seed"], report)
 
 
 def read_and_split(
-    source: Path, size: ImageSize, seed: int, report: Progress = print
+    source: Path,
+    size: ImageSize,
+    seed: int,
+    report: Progress = print,
+    heads: Sequence[str] = HEADS,
 ) -> tuple[DataSet, Split]:
     """A data set, and which of its photos are to train, to validate and to test on.
 
@@ -165,9 +249,13 @@ def read_and_split(
         DataSetError: it can't be read, or is too small to be split.
     """
     report(f"reading {source}")
-    data = read_dataset(source, size, report)
-    report(f"splitting {len(data)} photos by picture")
-    split = split_by_picture(data.ids.tolist(), data.images, seed)
+    data = read_dataset(source, size, report, heads)
+    split = _split(data, seed, report)
     if not (len(split.train) and len(split.validation) and len(split.test)):
         raise DataSetError(f"{source}: {len(data)} usable photos are too few to be split")
     return data, split
+
+
+def _split(data: DataSet, seed: int, report: Progress) -> Split:
+    report(f"splitting {len(data)} photos by picture")
+    return split_by_picture(data.ids.tolist(), data.images, seed)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mlc_core.artifact import load_artifact
+from mlc_core.artifact import load_artifact, pack_ids
 from mlc_core.errors import ArtifactError
 
 FILES = ("spec.json", "model.keras", "model.onnx", "metrics.json")
@@ -17,8 +17,8 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved.path, tmp_path / "copy")
 
 
-def write_sums(path):
-    lines = [f"{hashlib.sha256((path / n).read_bytes()).hexdigest()}  {n}\n" for n in FILES]
+def write_sums(path, names=FILES):
+    lines = [f"{hashlib.sha256((path / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
     (path / "SHA256SUMS").write_text("".join(lines))
 
 
@@ -51,6 +51,37 @@ def test_a_file_without_a_checksum_is_refused(copy, name):
     (copy / "SHA256SUMS").write_text("".join(line for line in sums if name not in line))
     with pytest.raises(ArtifactError, match=f"does not cover {name}"):
         load_artifact(copy)
+
+
+@pytest.mark.parametrize("name", ["model.int8.onnx", "training_ids.txt.gz"])
+def test_an_optional_file_needs_a_checksum_too(copy, name):
+    (copy / name).write_bytes(pack_ids(["7"]))
+    with pytest.raises(ArtifactError, match=f"does not cover {name}"):
+        load_artifact(copy)
+    write_sums(copy, [*FILES, name])
+    load_artifact(copy)
+
+
+def test_the_ids_of_the_training_are_read_back(copy):
+    ids = {"1163", "SKU-7", "Größe 7"}
+    (copy / "training_ids.txt.gz").write_bytes(pack_ids(ids))
+    write_sums(copy, [*FILES, "training_ids.txt.gz"])
+    assert load_artifact(copy).training_ids() == ids
+
+
+def test_the_same_ids_make_the_same_file():
+    assert pack_ids(["8", "7"]) == pack_ids(iter(["7", "8"]))
+
+
+def test_an_artifact_may_have_no_ids(saved):
+    assert saved.training_ids() is None
+
+
+def test_ids_that_are_no_list_are_refused_by_name(copy):
+    (copy / "training_ids.txt.gz").write_bytes(b"7\n8\n")
+    write_sums(copy, [*FILES, "training_ids.txt.gz"])
+    with pytest.raises(ArtifactError, match=r"training_ids\.txt\.gz.*restore"):
+        load_artifact(copy).training_ids()
 
 
 @pytest.mark.parametrize("line", ["gibberish\n", f"{'0' * 64}  ../../etc/passwd\n"])

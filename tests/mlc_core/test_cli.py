@@ -1,26 +1,45 @@
 """The command mlc: what it prints, what it writes, how it exits."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from importlib.metadata import version
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from readme import printed
+from services import PROJECT, with_args
 
+from mlc_core import cli
 from mlc_core.artifact import load_artifact
 from mlc_core.cli import main
 from mlc_core.spec import HEADS
+from mlc_core.training.workflow import read_and_split
 from samples.garments import as_file, draw_garment
+
+
+def of_the_readme(command, data, *options):
+    """The arguments that a `make` command of the README gives to mlc, with more ARGS."""
+    words = shlex.split(command.replace("path/to/fashion.zip", str(data)))
+    # Not run by make: it would install what these tests already have.
+    make = [*with_args(words, *options), "--dry-run", f"PYTHON={sys.executable}"]
+    done = subprocess.run(make, cwd=PROJECT, capture_output=True, text=True, check=True)
+    mlc, *arguments = shlex.split(done.stdout.splitlines()[-1])
+    assert mlc == ".venv/bin/mlc"
+    return arguments
 
 
 @pytest.fixture(scope="module")
 def trained(drawn, tmp_path_factory):
-    """Exit code, run directory and artifact of `mlc train` on the drawn data set."""
+    """Exit code, run directory and artifact of `make train` on the drawn data set."""
     path = tmp_path_factory.mktemp("trained")
     model, run = path / "models" / "drawn" / "2", path / "run"
-    code = main(["train", str(drawn), "--model", str(model), "--run", str(run), "--epochs", "1"])
+    options = ["--model", str(model), "--run", str(run), "--epochs", "1"]
+    code = main(of_the_readme(printed("make train"), drawn, *options))
     return code, run, load_artifact(model)
 
 
@@ -50,39 +69,138 @@ def test_metrics_tell_accuracy_and_how_it_was_trained(trained):
     assert set(metrics["larger_photos"]) == {"225×300", "1080×1440"}
 
 
-def test_train_takes_the_next_free_version(tmp_path, monkeypatch):
-    (tmp_path / "models" / "fashion" / "1").mkdir(parents=True)
+def test_an_artifact_lists_the_photos_of_training_and_validation(trained, drawn):
+    artifact = trained[2]
+    data, parts = read_and_split(
+        drawn, artifact.spec.image, artifact.metrics["training"]["split"]["seed"]
+    )
+    seen = np.concatenate([parts.train, parts.validation])
+    assert artifact.training_ids() == set(data.ids[seen].tolist())
+    assert artifact.metrics["training"]["data"]["digest"] == data.digest()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `mlc train` asks for, as (model, run, heads, recipe); nothing is trained."""
     asked = []
 
-    def produce(source, model, heads, size, recipe, run, report):
-        asked.append((model, run))
+    def train(source, model, heads, size, recipe, run, report):
+        asked.append((model, run, heads, recipe))
         return SimpleNamespace(path=model, metrics={"heads": {}, "larger_photos": {}})
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mlc_core.training.workflow.train_from_source", produce)
+    monkeypatch.setattr("mlc_core.training.workflow.train_from_source", train)
+    return asked
+
+
+@pytest.mark.long
+def test_train_takes_the_next_free_version_of_the_project(asked, tmp_path, monkeypatch):
+    (tmp_path / "models" / "fashion" / "1").mkdir(parents=True)
+    monkeypatch.setattr(cli, "MODEL", tmp_path / "models" / "fashion" / "1")
+    monkeypatch.setattr(cli, "PROJECT", tmp_path)
     assert main(["train", "data"]) == 0
-    assert asked == [(Path("models/fashion/2"), Path("runs/fashion-2"))]
+    assert asked[0][:2] == (tmp_path / "models/fashion/2", tmp_path / "runs/fashion-2")
+
+
+@pytest.mark.long
+def test_the_numbers_of_the_recipe_are_options(asked, tmp_path):
+    options = [
+        "--epochs", "3", "--batch-size", "64", "--learning-rate", "2e-3", "--weight-decay", "0",
+        "--label-smoothing", "0.1", "--patience-epochs", "2", "--seed", "9",
+        "--precision", "mixed_bfloat16", "--loss-weights", "color=0.5", "--heads", "color,category",
+    ]  # fmt: skip
+    assert main(["train", "data", "--model", str(tmp_path / "m" / "1"), *options]) == 0
+    ((_, _, heads, recipe),) = asked
+    assert heads == ("color", "category")
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (3, 64, 2e-3)
+    assert (recipe.weight_decay, recipe.label_smoothing, recipe.patience_epochs) == (0, 0.1, 2)
+    assert (recipe.seed, recipe.precision, recipe.loss_weights) == (
+        9,
+        "mixed_bfloat16",
+        {"color": 0.5},
+    )
+
+
+@pytest.mark.long
+def test_what_is_not_named_is_the_recipes(asked, tmp_path):
+    from mlc_core.training.trainer import Recipe  # noqa: PLC0415  (Keras takes seconds)
+
+    assert main(["train", "data", "--model", str(tmp_path / "m" / "1")]) == 0
+    assert asked[0][3] == Recipe()
+
+
+def test_train_replaces_no_model_without_being_told_to(saved, capsys):
+    before = (saved.path / "SHA256SUMS").read_text()
+    assert main(["train", "nothing", "--model", str(saved.path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"mlc: {saved.path} exists; name another --model, or add --overwrite"
+    assert (saved.path / "SHA256SUMS").read_text() == before
+
+
+def test_train_replaces_a_model_when_told_to(saved, asked):
+    assert main(["train", "data", "--model", str(saved.path), "--overwrite"]) == 0
+    assert asked[0][0] == saved.path
+
+
+def test_train_never_replaces_what_is_no_model(tmp_path, capsys):
+    photos = tmp_path / "photos" / "1"
+    photos.mkdir(parents=True)
+    assert main(["train", "data", "--model", str(photos), "--overwrite"]) == 1
+    assert "exists and is no model" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_tensorflow_writes_nothing_when_it_is_imported(tmp_path):
+    command = [sys.executable, "-m", "mlc_core", "train", str(tmp_path / "none")]
+    done = subprocess.run(
+        [*command, "--model", str(tmp_path / "m" / "1")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    reading, refused = done.stderr.splitlines()
+    assert reading == f"reading {tmp_path / 'none'}"
+    assert refused.startswith("mlc: no data set at")
+
+
+def test_what_a_failed_import_wrote_is_shown(capfd):
+    def fail():
+        os.write(2, b"illegal instruction\n")
+        raise ImportError
+
+    with pytest.raises(ImportError), cli._tensorflow_notes_hidden():
+        fail()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "illegal instruction\nafter\n"
+
+
+def test_packages_that_are_missing_are_told_with_their_remedy(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlc_core.training.workflow", None)
+    assert main(["evaluate", "data"]) == 1
+    assert "pip install -e '.[train]'" in capsys.readouterr().err
 
 
 def test_evaluate_measures_the_same_and_draws_confusions(trained, drawn, tmp_path, capsys):
     _, _, artifact = trained
-    code = main(
-        ["evaluate", str(drawn), "--model", str(artifact.path), "--out", str(tmp_path / "out")]
-    )
-    assert code == 0
+    options = ["--model", str(artifact.path), "--out", str(tmp_path / "out")]
+    assert main(of_the_readme(printed("make evaluate"), drawn, *options)) == 0
     pictures = {file.name for file in (tmp_path / "out").glob("*.png")}
     assert pictures == {f"confusion-{head}.png" for head in HEADS}
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == artifact.metrics
-    printed = capsys.readouterr().out
-    assert all(head in printed for head in HEADS)
+    measured = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for key in ("heads", "larger_photos", "test_photos", "intervals"):
+        assert measured[key] == artifact.metrics[key]
+    assert measured["model"] == {"name": "drawn", "version": "2"}
+    table = capsys.readouterr().out
+    assert all(head in table for head in HEADS)
 
 
-def test_evaluate_refuses_another_data_set(trained, drawn, tmp_path, capsys):
+def test_evaluate_takes_other_data_and_says_what_it_leaves_out(trained, drawn, tmp_path, capsys):
+    _, _, artifact = trained
     other = shutil.copytree(drawn, tmp_path / "other")
-    (other / "images" / "1000.jpg").unlink()
-    code = main(["evaluate", str(other), "--model", str(trained[2].path), "--out", str(tmp_path)])
-    assert code == 1
-    assert "239 usable photos" in capsys.readouterr().err
+    seen = artifact.training_ids()
+    (other / "images" / f"{min(seen)}.jpg").unlink()
+    code = main(["evaluate", str(other), "--model", str(artifact.path), "--out", str(tmp_path)])
+    assert code == 0
+    assert f"left out {len(seen) - 1} photos with ids of the training" in capsys.readouterr().err
 
 
 def test_classify_prints_a_table(saved, photos, capsys):
@@ -91,6 +209,69 @@ def test_classify_prints_a_table(saved, photos, capsys):
     assert header.split() == ["photo", *HEADS]
     assert [row.split()[0] for row in rows] == list(map(str, photos))
     assert all(row.count("%") == 4 for row in rows)
+
+
+def test_the_table_shows_alternatives_below_the_labels(saved, photos, capsys):
+    assert main(["classify", str(photos[0]), "--model", str(saved.path), "--top-k", "4"]) == 0
+    _, first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(str(photos[0]))
+    assert [row.count("%") for row in (first, *others)] == [4, 4, 2, 1]  # 3, 2, 2 and 4 classes
+    assert all(row.startswith(" " * len(str(photos[0]))) for row in others)
+
+
+def test_a_directory_stands_for_the_photos_in_and_below_it(saved, photos, tmp_path, capsys):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "directory.png").mkdir()
+    for number, name in enumerate(("b.PNG", "a.jpeg", "below/c.webp", "note.txt")):
+        shutil.copy(photos[number % 2], tmp_path / name)
+    assert main(["classify", str(tmp_path), "--model", str(saved.path), "--json"]) == 0
+    named = [json.loads(line)["photo"] for line in capsys.readouterr().out.splitlines()]
+    assert named == [str(tmp_path / name) for name in ("a.jpeg", "b.PNG", "below/c.webp")]
+
+
+def test_a_quoted_pattern_stands_for_what_it_matches(saved, photos, tmp_path, capsys):
+    (tmp_path / "below").mkdir()
+    for name in ("b.png", "a.png", "c.jpg", "below/d.png", "e[1].png"):
+        shutil.copy(photos[0], tmp_path / name)
+    for pattern, names in (
+        ("[ab].png", ["a.png", "b.png"]),
+        ("**/*.png", ["a.png", "b.png", "below/d.png", "e[1].png"]),
+        ("below/**", ["below/d.png"]),
+        ("e[1].png", ["e[1].png"]),  # a file of that name comes first
+    ):
+        assert (
+            main(["classify", f"{tmp_path}/{pattern}", "--model", str(saved.path), "--json"]) == 0
+        )
+        named = [json.loads(line)["photo"] for line in capsys.readouterr().out.splitlines()]
+        assert named == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize("name", ["*.jpg", ""], ids=["pattern", "directory"])
+def test_where_no_photo_is_found_none_is_classified(saved, tmp_path, capsys, name):
+    assert main(["classify", str(tmp_path / name), "--model", str(saved.path)]) == 4
+    assert capsys.readouterr().err == f"mlc: {tmp_path / name}: no photos found\n"
+
+
+def test_the_default_model_is_the_projects_wherever_it_is_called_from(
+    photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["classify", str(photos[0]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["name"] == "fashion"
+
+
+def test_the_precision_is_the_services_unless_another_is_named(photos, monkeypatch, capsys):
+    asked = []
+    load = cli.load_engine
+
+    def load_engine(name, artifact, precision):
+        asked.append(precision)
+        return load(name, artifact, precision=precision)
+
+    monkeypatch.setattr(cli, "load_engine", load_engine)
+    for options in ([], ["--precision", "float32"], ["--precision", "int8"]):
+        assert main(["classify", str(photos[0]), *options]) == 0
+    assert asked == ["int8", "float32", "int8"]
 
 
 def test_classify_prints_json_lines(saved, photos, capsys):
@@ -109,12 +290,23 @@ def test_one_bad_photo_spoils_no_other(saved, photos, tmp_path, capsys):
     bad.write_bytes(b"not a photo")
     paths = [str(photos[0]), str(bad), str(tmp_path / "missing.jpg"), str(photos[1])]
     assert main(["classify", *paths, "--model", str(saved.path), "--json"]) == 3
-    printed = capsys.readouterr()
-    named = [json.loads(line)["photo"] for line in printed.out.splitlines()]
+    output = capsys.readouterr()
+    named = [json.loads(line)["photo"] for line in output.out.splitlines()]
     assert named == [paths[0], paths[3]]
-    first, second = printed.err.splitlines()
+    first, second = output.err.splitlines()
     assert first.startswith(f"mlc: {bad}: the bytes are not an image")
     assert second == f"mlc: {tmp_path / 'missing.jpg'}: No such file or directory"
+
+
+def test_photos_that_all_fail_exit_with_4(saved, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+    assert main(["classify", str(tmp_path), "missing.jpg", "--model", str(saved.path)]) == 4
+
+
+def test_a_photo_that_is_named_twice_is_classified_twice(saved, photos, capsys):
+    arguments = ["classify", str(photos[0]), str(photos[0]), "--model", str(saved.path), "--json"]
+    assert main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_missing_model_is_one_line_and_exit_code_1(photos, tmp_path, capsys):
@@ -123,10 +315,18 @@ def test_a_missing_model_is_one_line_and_exit_code_1(photos, tmp_path, capsys):
     assert line.startswith("mlc: no model at")
 
 
-def test_a_missing_data_set_is_one_line_and_exit_code_1(tmp_path, capsys):
-    arguments = ["train", str(tmp_path / "none"), "--model", str(tmp_path / "m" / "1")]
-    assert main([*arguments, "--run", str(tmp_path / "run")]) == 1
-    assert "neither a directory nor a zip" in capsys.readouterr().err.splitlines()[-1]
+@pytest.mark.parametrize("command", ["evaluate", pytest.param("train", marks=pytest.mark.long)])
+@pytest.mark.parametrize("contents", [None, b"a note", b"PK\5\6" + bytes(18) + b"?"])
+def test_data_that_is_no_data_set_is_one_line_and_exit_code_1(command, contents, tmp_path, capsys):
+    data = tmp_path / "data.zip"
+    if contents is not None:
+        data.write_bytes(contents)
+    where = ["--model", str(tmp_path / "m" / "1"), "--run", str(tmp_path / "run")]
+    options = {"train": where, "evaluate": ["--out", str(tmp_path / "out")]}[command]
+    assert main([command, str(data), *options]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("mlc: ")
+    assert str(data) in line
     assert not (tmp_path / "m").exists()
 
 
@@ -140,7 +340,12 @@ def test_a_missing_data_set_is_one_line_and_exit_code_1(tmp_path, capsys):
         (["train", "data", "--model", "fashion"], "NAME/VERSION"),
         (["train", "data", "--model", "a/1", "--heads", "colour"], "no head"),
         (["train", "data", "--model", "a/1", "--loss-weights", "color"], "HEAD=WEIGHT"),
-        (["train", "data", "--model", "a/1", "--epochs", "0"], "above 0"),
+        (["train", "data", "--model", "a/1", "--epochs", "0"], "whole number from 1"),
+        (["train", "data", "--seed", "-1"], "whole number from 0 to 4294967295"),
+        (["train", "data", "--learning-rate", "nan"], "number from 0"),
+        (["train", "data", "--weight-decay", "-1"], "number from 0"),
+        (["train", "data", "--label-smoothing", "1"], "number from 0, below 1"),
+        (["classify", "a.jpg", "--precision", "bfloat16"], "int8"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_says_why(arguments, reason, capsys):
@@ -155,6 +360,13 @@ def test_help_tells_the_exit_codes(capsys):
         main(["classify", "--help"])
     assert exit_.value.code == 0
     assert "some photos could not be read" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"mlc {version('multi-label-classifier')}\n"
 
 
 def test_it_runs_as_a_module(saved, photos):

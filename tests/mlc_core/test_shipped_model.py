@@ -34,6 +34,12 @@ def test_it_is_small(shipped):
     assert sum(file.stat().st_size for file in shipped.path.iterdir()) < 12e6
 
 
+def test_it_lists_the_photos_it_was_trained_and_validated_on(shipped):
+    trained = shipped.metrics["training"]["data"]
+    ids = shipped.training_ids()
+    assert len(ids) == trained["train_photos"] + trained["validation_photos"]
+
+
 def test_it_answers_every_head(shipped):
     assert tuple(shipped.spec.heads) == HEADS
     assert 10e6 <= shipped.metrics["network"]["multiply_adds"] <= 25e6

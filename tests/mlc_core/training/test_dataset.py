@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -68,22 +69,26 @@ def test_broken_photos_and_unlabelled_rows_are_reported_and_skipped(damaged):
         rows[4][4] = ""  # 1003: no colour
         rows[5][3] = "NA"  # 1004: no category
         rows[6][0] = "../../etc/passwd"  # instead of 1005
+        rows[9][0] = " "  # instead of 1008
         return [*rows, rows[7], ["1006"]]
 
     edit_rows(damaged, edit)
     lines = []
     data = read_dataset(damaged, SIZE, lines.append)
-    assert len(data) == 240 - 6
+    assert len(data) == 240 - 7
     assert data.skipped == {
         "UndecodablePhoto": 1,
         "UnsupportedFormat": 1,
+        "id is no file name": 1,
         "id seen before": 2,
         "no category": 1,
         "no color": 1,
         "no id": 1,
         "no photo": 1,
     }
-    assert "skipped 2 rows: id seen before" in lines
+    assert "skipped 2 rows: id seen before, as row 242 with id '1006'" in lines
+    assert "skipped 1 rows: no color, as row 5 with id '1003'" in lines
+    assert lines[-1] == "233 usable photos"
 
 
 def test_a_comma_in_a_name_spoils_no_row(damaged):
@@ -95,18 +100,150 @@ def test_a_comma_in_a_name_spoils_no_row(damaged):
 
 def test_a_missing_column_is_named(damaged):
     edit_rows(damaged, lambda rows: [[*row[:3], *row[4:]] for row in rows])
-    with pytest.raises(DataSetError, match="articleType"):
+    with pytest.raises(DataSetError, match="lacks the column articleType, it has id, masterCat"):
         read_dataset(damaged, SIZE)
 
 
-def test_a_data_set_without_a_usable_row_is_refused(damaged):
+def test_only_the_columns_of_the_asked_heads_are_read(damaged):
+    edit_rows(damaged, lambda rows: [[row[0], "", row[4]] for row in rows[1:]])
+    table = (damaged / "styles.csv").read_text()
+    (damaged / "styles.csv").write_text("id,articleType,baseColour\n" + table)
+    data = read_dataset(damaged, SIZE, heads=("color",))
+    assert list(data.labels) == ["color"]
+    assert len(data) == 240
+
+
+@pytest.mark.parametrize("column", [True, False], ids=["empty", "missing"])
+def test_heads_without_labels_are_left_out_on_request(damaged, column):
+    def edit(rows):
+        return [[*row[:2], *([row[2] if at == 0 else ""] if column else []), *row[3:]]
+                for at, row in enumerate(rows)]  # fmt: skip
+
+    edit_rows(damaged, edit)
+    data = read_dataset(damaged, SIZE, all_heads=False)
+    assert list(data.labels) == ["color", "master_category", "category"]
+    assert len(data) == 240
+    with pytest.raises(DataSetError, match=r"no sub_category|lacks the column subCategory"):
+        read_dataset(damaged, SIZE)
+
+
+def test_an_id_is_any_plain_file_name(damaged):
+    ids = ["SKU-1000", "a.b c", "Größe_7", "..x"]
+
+    def edit(rows):
+        for row, new in zip(rows[1:], ids, strict=False):
+            (damaged / "images" / f"{row[0]}.jpg").rename(damaged / "images" / f"{new}.jpg")
+            row[0] = new
+        return rows
+
+    edit_rows(damaged, edit)
+    assert set(ids) <= set(read_dataset(damaged, SIZE).ids)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NA", "n/a", " "])
+def test_a_word_for_a_missing_label_is_no_class(damaged, word):
+    def edit(rows):
+        rows[1][4] = word
+        return rows
+
+    edit_rows(damaged, edit)
+    assert read_dataset(damaged, SIZE).skipped == {"no color": 1}
+
+
+def test_a_data_set_without_a_usable_row_is_refused_with_each_reason_and_an_example(damaged):
     shutil.rmtree(damaged / "images")
-    with pytest.raises(DataSetError, match="no row"):
+
+    def edit(rows):
+        return [rows[0], *([*row[:4], "", *row[5:]] if at < 30 else row
+                           for at, row in enumerate(rows[1:]))]  # fmt: skip
+
+    edit_rows(damaged, edit)
+    with pytest.raises(DataSetError) as refused:
+        read_dataset(damaged, SIZE)
+    text = str(refused.value)
+    assert "30 rows: no color, as row 2 with id '1000'" in text
+    assert "210 rows: no photo, as row 32 with id '1030'" in text
+    assert "a row needs an id, a photo images/<id>.jpg, and a label of color, master" in text
+
+
+def test_a_table_without_rows_is_refused(damaged):
+    edit_rows(damaged, lambda rows: rows[:1])
+    with pytest.raises(DataSetError, match="it has none"):
         read_dataset(damaged, SIZE)
 
 
-def test_what_is_no_data_set_is_refused(tmp_path):
+def test_what_is_no_data_set_is_refused_by_its_path(tmp_path):
     (tmp_path / "note.txt").write_text("hello")
-    for path in (tmp_path, tmp_path / "note.txt", tmp_path / "nothing"):
-        with pytest.raises(DataSetError, match=str(path)):
+    for path, reason in (
+        (tmp_path, "no styles.csv in it"),
+        (tmp_path / "note.txt", "neither a directory nor a zip"),
+        (tmp_path / "nothing", "no data set at"),
+    ):
+        with pytest.raises(DataSetError, match=reason) as refused:
             read_dataset(path, SIZE)
+        assert str(path) in str(refused.value)
+
+
+@pytest.fixture
+def packed(drawn, tmp_path):
+    """The drawn data set as a zip whose bytes a test may spoil."""
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for file in sorted(drawn.rglob("*.*")):
+            archive.write(file, file.relative_to(drawn))
+    return tmp_path / "packed.zip"
+
+
+@pytest.mark.parametrize("keep", [0, 100, -100])
+def test_a_zip_that_is_cut_off_is_refused(packed, keep):
+    packed.write_bytes(packed.read_bytes()[:keep])
+    with pytest.raises(DataSetError, match=r"neither a directory nor a zip.*name a directory"):
+        read_dataset(packed, SIZE)
+
+
+def test_a_zip_with_a_broken_directory_is_refused(packed):
+    contents = packed.read_bytes()
+    packed.write_bytes(contents.replace(b"PK\x01\x02", b"\0" * 4, 1))
+    with pytest.raises(DataSetError, match="neither a directory nor a zip"):
+        read_dataset(packed, SIZE)
+
+
+def test_a_zip_whose_table_is_broken_is_refused(packed, drawn):
+    contents, table = packed.read_bytes(), (drawn / "styles.csv").read_bytes()
+    packed.write_bytes(contents.replace(table[-40:], b"x" * 40))
+    with pytest.raises(DataSetError, match=r"styles\.csv can't be read"):
+        read_dataset(packed, SIZE)
+
+
+def test_a_photo_with_a_wrong_checksum_is_skipped(packed, drawn):
+    photo = (drawn / "images" / "1007.jpg").read_bytes()
+    packed.write_bytes(packed.read_bytes().replace(photo[-40:], b"x" * 40))
+    data = read_dataset(packed, SIZE)
+    assert data.skipped == {"unreadable photo": 1}
+    assert "1007" not in data.ids
+
+
+def test_a_zip_with_backslashes_in_its_names_reads_as_one_with_slashes(packed, drawn, tmp_path):
+    with zipfile.ZipFile(packed) as one, zipfile.ZipFile(tmp_path / "windows.zip", "w") as other:
+        for name in one.namelist():
+            other.writestr(f"fashion\\{name}".replace("/", "\\"), one.read(name))
+    ids = read_dataset(tmp_path / "windows.zip", SIZE).ids
+    np.testing.assert_array_equal(ids, read_dataset(drawn, SIZE).ids)
+
+
+def test_of_several_tables_the_topmost_counts(drawn, tmp_path):
+    (tmp_path / "set").mkdir()
+    shutil.copytree(drawn, tmp_path / "set" / "copy")  # as in the zip that Kaggle serves
+    shutil.copytree(drawn / "images", tmp_path / "set" / "images")
+    lines = (drawn / "styles.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "set" / "styles.csv").write_text("".join(lines[:11]))
+    assert len(read_dataset(tmp_path, SIZE)) == 10
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "set")
+    assert len(read_dataset(archive, SIZE)) == 10
+
+
+def test_a_digest_tells_the_photos_whatever_their_order(drawn, damaged):
+    whole = read_dataset(drawn, SIZE)
+    edit_rows(damaged, lambda rows: [rows[0], *reversed(rows[1:])])
+    assert read_dataset(damaged, SIZE).digest() == whole.digest()
+    (damaged / "images" / "1000.jpg").unlink()
+    assert read_dataset(damaged, SIZE).digest() != whole.digest()

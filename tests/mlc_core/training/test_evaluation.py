@@ -18,6 +18,7 @@ from mlc_core.training.evaluation import (
     macro_f1,
     measure,
     share,
+    unknown_classes,
 )
 from samples.garments import draw_garment
 
@@ -109,8 +110,24 @@ def test_who_always_says_the_same_scores_that_class_share(data, spec):
 def test_a_label_the_model_has_no_class_for_counts_as_wrong(data, spec, oracle):
     labels = {**data.labels, "color": np.array(["Chartreuse", *data.labels["color"][1:]])}
     strange = type(data)(data.ids, data.images, labels, {})
-    accuracy = measure(oracle, strange, spec, larger_px=())["heads"]["color"]["accuracy"]["value"]
-    assert accuracy == pytest.approx(1 - 1 / len(data), abs=1e-4)
+    color = measure(oracle, strange, spec, larger_px=())["heads"]["color"]
+    assert color["accuracy"]["value"] == pytest.approx(1 - 1 / len(data), abs=1e-4)
+    guessed = measure(oracle, data, spec, larger_px=())["heads"]["color"]
+    assert color["macro_f1"]["value"] < guessed["macro_f1"]["value"]
+    assert color["classes"] == len(spec.heads["color"])
+
+
+def test_a_model_that_knows_no_class_of_the_data_scores_0(data, spec, oracle):
+    labels = {**data.labels, "color": np.full(len(data), "Chartreuse")}
+    strange = type(data)(data.ids, data.images, labels, {})
+    color = measure(oracle, strange, spec, larger_px=())["heads"]["color"]
+    for name in ("accuracy", "top_3_accuracy", "macro_f1"):
+        assert color[name]["value"] == 0
+
+
+def test_classes_that_the_model_lacks_are_counted_most_frequent_first():
+    labels = np.array(["Teal", "Red", "Lime", "Lime"])
+    assert unknown_classes(labels, ("Black", "Red")) == {"Lime": 2, "Teal": 1}
 
 
 def test_any_number_of_images_is_inferred_in_order():

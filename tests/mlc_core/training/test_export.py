@@ -14,7 +14,7 @@ from mlc_core.artifact import load_artifact
 from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 from mlc_core.training import export
-from mlc_core.training.export import refuse_difference, save_artifact
+from mlc_core.training.export import refuse_difference, save_artifact, save_int8
 from mlc_core.training.network import MultiHeadNetwork
 
 pytestmark = pytest.mark.long
@@ -62,6 +62,15 @@ def test_the_state_of_the_optimizer_is_not_saved(spec, tmp_path):
     trained = save_artifact(model, spec, metrics, tmp_path / "trained" / "1")
     with zipfile.ZipFile(trained.keras_path) as archive:
         assert archive.getinfo("model.weights.h5").file_size < 5.5 * model.count_params()
+
+
+def test_the_ids_of_the_training_are_saved_and_stay_when_int8_is_added(spec, tmp_path):
+    model = MultiHeadNetwork(spec).build_model()
+    metrics = {"heads": {head: {} for head in spec.heads}}
+    saved = save_artifact(model, spec, metrics, tmp_path / "tiny" / "3", training_ids=["8", "7"])
+    assert saved.training_ids() == {"7", "8"}
+    assert "training_ids.txt.gz" in (saved.path / "SHA256SUMS").read_text()
+    assert save_int8(saved, b"a network", metrics).training_ids() == {"7", "8"}
 
 
 def test_a_network_of_other_classes_is_not_saved(spec, tmp_path):

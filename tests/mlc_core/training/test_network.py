@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from mlc_core.errors import MlcError
 from mlc_core.spec import HEADS, ImageSize, Spec
 from mlc_core.training.network import MultiHeadNetwork, multiply_adds
 
@@ -60,6 +61,12 @@ def test_a_branch_can_be_replaced_without_touching_the_others(spec):
     names = {layer.name for layer in Plain(spec).build_model().layers}
     assert "category_dense" not in names
     assert "color_dense" in names
+
+
+def test_a_head_without_a_branch_is_named_with_the_method_to_add(spec, monkeypatch):
+    monkeypatch.delattr(MultiHeadNetwork, "category_branch")
+    with pytest.raises(MlcError, match=r"add the method category_branch\(early, late, classes\)"):
+        MultiHeadNetwork(spec).build_model()
 
 
 def test_the_shipped_network_costs_10_to_25_million_multiply_adds():

@@ -1,0 +1,222 @@
+"""The command line of `mlc`: commands, options and what they accept. It runs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from mlc_core.labels import MAX_TOP_K
+from mlc_core.spec import HEADS
+
+PROJECT = Path(__file__).resolve().parents[1]
+MODEL = PROJECT / "models/fashion/1"
+
+OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+_EXIT_CODES = f"""exit codes:
+  {OK}    done
+  {FAILED}    failed; the last line on stderr says why and what to do
+  {USAGE}    the command line is wrong
+  {SOME_FAILED}    classify: some photos could not be read or decoded, the others were
+  {ALL_FAILED}    classify: no photo could be read and decoded
+  {INTERRUPTED}  interrupted; the same command continues training from the last epoch
+"""
+_DATA = "directory or zip with styles.csv and images/"
+
+
+def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        commands: what runs classify, train, evaluate and quantize, by these names.
+
+    Returns:
+        A parser whose result has, as `command`, the function to call with it.
+    """
+    mlc = argparse.ArgumentParser(
+        prog="mlc",
+        description="Names a product photo's colour, master category, sub-category and category.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    mlc.add_argument(
+        "--version", action="version", version=f"mlc {version('multi-label-classifier')}"
+    )
+    added = mlc.add_subparsers(required=True, metavar="COMMAND")
+    for name, (summary, add_options) in _COMMANDS.items():
+        command = added.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(command)
+        command.set_defaults(command=commands[name])
+    return mlc
+
+
+def _classify(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "photos",
+        metavar="PHOTO",
+        nargs="+",
+        help="file, directory (all photos in and below it) or quoted pattern",
+    )
+    _model(command)
+    command.add_argument("--json", action="store_true", help="one JSON object a line, a photo each")
+    command.add_argument(
+        "--top-k",
+        type=_whole(1, MAX_TOP_K),
+        default=1,
+        help=f"labels a head, 1 to {MAX_TOP_K}, default %(default)s",
+    )
+    command.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        help="default: int8 as in the service, float32 if the model has no int8 network",
+    )
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", metavar="DATA", type=Path, help=_DATA)
+    command.add_argument(
+        "--model",
+        type=_artifact_path,
+        help=f"where it goes: …/NAME/VERSION, default the next free version in {MODEL.parent}",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the model that is there")
+    command.add_argument(
+        "--run",
+        type=Path,
+        help=f"directory of the checkpoints, default {PROJECT}/runs/NAME-VERSION; "
+        "training continues from what is there",
+    )
+    command.add_argument(
+        "--heads",
+        type=_heads,
+        default=HEADS,
+        metavar="HEAD,…",
+        help=f"the heads to train, default all: {','.join(HEADS)}",
+    )
+    # No defaults here: the recipe's are in mlc_core.training.trainer, which imports Keras.
+    recipe = command.add_argument_group("recipe", "What is not named is as docs/model.md has it.")
+    whole = _whole(1)
+    recipe.add_argument("--epochs", type=whole, metavar="N")
+    recipe.add_argument("--batch-size", type=whole, metavar="N", help="photos")
+    recipe.add_argument("--learning-rate", type=_number(0), metavar="X", help="at its peak")
+    recipe.add_argument(
+        "--weight-decay", type=_number(0), metavar="X", help="as a fraction of the learning rate"
+    )
+    recipe.add_argument(
+        "--label-smoothing",
+        type=_number(0, 1),
+        metavar="X",
+        help="share of the target spread over all classes",
+    )
+    recipe.add_argument(
+        "--patience-epochs",
+        type=whole,
+        metavar="N",
+        help="epochs without a better mean validation accuracy, after which training stops",
+    )
+    recipe.add_argument(
+        "--loss-weights", type=_loss_weights, metavar="HEAD=WEIGHT,…", help="1 for other heads"
+    )
+    recipe.add_argument(
+        "--seed",
+        type=_whole(0, 2**32 - 1),
+        metavar="N",
+        help="of the split, the first weights and the augmentation",
+    )
+    recipe.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        help="the latter is faster on a GPU, and on a CPU that has AVX512-BF16",
+    )
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", metavar="DATA", type=Path, help=f"any labelled data set: {_DATA}")
+    _model(command)
+    command.add_argument(
+        "--out",
+        type=Path,
+        help=f"where metrics.json and confusion-HEAD.png go, default {PROJECT}/runs/NAME-VERSION",
+    )
+
+
+def _quantize(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "data", metavar="DATA", type=Path, help="the data set the model was trained on"
+    )
+    _model(command)
+
+
+_COMMANDS = {
+    "classify": ("print the labels of photos", _classify),
+    "train": ("train a model on a Fashion Product Images data set", _train),
+    "evaluate": ("measure a model on photos that it was not trained on", _evaluate),
+    "quantize": ("add an int8 network to a model", _quantize),
+}
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+
+
+def _artifact_path(text: str) -> Path:
+    path = Path(text)
+    if len(path.parts) < 2 or path.name in (".", "..") or path.parent.name in ("", ".", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not …/NAME/VERSION, as models/fashion/1 is")
+    return path
+
+
+def _heads(text: str) -> tuple[str, ...]:
+    heads = tuple(text.split(","))
+    for head in heads:
+        _known_head(head)
+    return heads
+
+
+def _loss_weights(text: str) -> dict[str, float]:
+    weights = {}
+    for part in text.split(","):
+        head, _, weight = part.partition("=")
+        _known_head(head)
+        try:
+            weights[head] = float(weight)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r} is not HEAD=WEIGHT") from None
+    return weights
+
+
+def _known_head(head: str) -> None:
+    if head not in HEADS:
+        raise argparse.ArgumentTypeError(f"{head!r} is no head; heads are {', '.join(HEADS)}")
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            upper = "" if high is None else f" to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}{upper}")
+        return int(text)
+
+    return parse
+
+
+def _number(low: float, below: float = math.inf) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number < below:
+            upper = "" if below == math.inf else f", below {below:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g}{upper}")
+        return number
+
+    return parse
