@@ -47,8 +47,9 @@ def test_a_config_of_a_model_per_label_differs_in_its_classifiers_alone():
     assert list(FOUR_MODELS.deployments)[2:] == names
     shipped = SHIPPED.deployments["Classifier"]
     for classifier in FOUR_MODELS.classifiers():
-        model = classifier["user_config"]["model"]
-        assert classifier["user_config"] == shipped["user_config"] | {"model": model}
+        own = {key: classifier["user_config"][key] for key in ("model", "heads")}
+        assert classifier["user_config"] == shipped["user_config"] | own
+        assert own["model"] == f"models/compared/{own['heads'][0]}/1"
         differs = {key for key in shipped if classifier[key] != shipped[key]}
         assert differs <= {"name", "ray_actor_options", "user_config"}
     for key in ("http_options", "logging_config"):

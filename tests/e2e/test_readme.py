@@ -84,9 +84,8 @@ def test_make_check_config_names_what_is_wrong(tmp_path):
 
 def test_every_command_is_run_by_a_test_or_by_ci():
     tests = "".join(file.read_text() for file in (PROJECT / "tests").rglob("test_*.py"))
-    starts = [
-        ast.literal_eval(text) for text in re.findall(r"printed\((\"[^\"]+\"|'[^']+')\)", tests)
-    ]
+    texts = re.findall(r"printed\((\"[^\"]+\"|'[^']+')\)", tests)
+    starts = tuple(map(ast.literal_eval, texts))
     ci = (PROJECT / ".ci/run").read_text().splitlines()
     unrun = [
         command

@@ -218,12 +218,16 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
         with Prometheus(tmp_path, url) as prometheus:
             stuck = "MlcModelUpdateStuck"  # it fires after a minute
             wait_until(lambda: stuck in prometheus.raised(), stuck, 60)
-            (series,) = prometheus.query("ray_mlc_model_info")
-            assert series["metric"]["version"] == "3"
+
+            def in_service():
+                series = prometheus.query("ray_mlc_model_info")
+                return [each["metric"]["version"] for each in series]
+
+            wait_until(lambda: in_service() == ["3"], "version 3 alone is in service", 60)
 
     # The runbook's remedies for it: repair the artifact in place, or name what may go.
     shutil.copy(models / "2" / "model.onnx", models / "broken" / "model.onnx")
-    wait_until(lambda: version(url) == "broken", "the repaired model is in service", 60)
+    wait_until(lambda: served_version(url) == "broken", "the repaired model is in service", 60)
     assert refusal() == ""
     chosen = {"model": str(models / "color"), "precision": "int8"}
     deploy_config(shipped_config.with_user_config(**chosen, heads=None))
@@ -238,7 +242,7 @@ def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
     wait_until(lambda: len(cluster.replicas()["Classifier"]) == 2, "two classifiers", 60)
 
 
-def version(url):
+def served_version(url):
     return httpx.get(f"{url}/v1/model", trust_env=False).json()["version"]
 
 
