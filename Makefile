@@ -17,7 +17,7 @@ serve: .venv/serve
 stop: .venv/serve
 	@$(BIN)/python -m launcher stop --port $(PORT)
 
-# Are the keys of a Serve config right, and can the models that it names be served?
+# Checks the keys of a Serve config, and that the models that it names can be served.
 check-config: .venv/serve
 	@$(BIN)/python -m deployments.serve_config $(CONFIG)
 
@@ -25,7 +25,7 @@ check-config: .venv/serve
 test-unit: .venv/dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' --ignore tests/e2e
 
-# One worker for what starts services, one for the rest.
+# One worker runs the tests that start services, one the rest.
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -39,7 +39,7 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Writes every file that is made from another one: rendered manifests, dashboard, pages of docs.
+# Writes every file that is generated from another one: manifests, dashboard, pages of docs.
 generate: .venv/dev
 	$(BIN)/python -m scripts.generate
 
@@ -47,7 +47,7 @@ generate: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m bench $(ARGS)
 
-# This service beside mosec, FastAPI and LitServe, which get an environment of their own. Needs wrk.
+# This service beside mosec, FastAPI and LitServe, which get their own environment. Needs wrk.
 # ARGS: of bench.peer_comparison, as --precision int8
 peers: .venv/dev
 	$(BIN)/python -m bench.peer_comparison $(ARGS)
@@ -78,7 +78,7 @@ train: .venv/dev
 evaluate: .venv/dev
 	$(BIN)/mlc evaluate $(DATA) $(ARGS)
 
-# One model against four: trains the missing ones of all five (hours), then measures.
+# One model against four: trains those of the five models that are missing (hours), then measures.
 # ARGS: of bench.one_or_four, as --epochs 10
 compare: .venv/dev
 	$(BIN)/python -m bench.one_or_four $(DATA) $(ARGS)

@@ -1,6 +1,6 @@
 """`make bench`: what a photo costs and how fast answers come, on what `make serve` starts.
 
-Rounds are interleaved: machines drift, ratios within a run do not. Ends with a line of JSON.
+Rounds are interleaved: machines drift, but ratios within a run hold. It ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _obvious(server: Server, figures: Figures, seconds: float) -> None:
 
 
 def _empty_calls(server: Server, figures: Figures) -> None:
-    json_of(server.url)  # the first opens connections
+    json_of(server.url)  # the first request opens connections
     call = json_of(server.url)
     figures["empty call: median ms"].append(1e3 * call["median_s"])
     figures["empty call: core-ms of its caller"].append(1e3 * call["cpu_s"])
@@ -131,7 +131,7 @@ def _ours(
 
 
 def _derive(figures: Figures) -> None:
-    """Ratios, round by round: what holds on a noisy machine."""
+    """Add ratios, round by round. They hold on a noisy machine."""
 
     def ratio(name: str, over: str, under: str) -> None:
         pairs = zip(figures[over], figures[under], strict=True)

@@ -28,7 +28,7 @@ MODEL = PROJECT / "models/fashion/1"
 
 @serve.deployment
 class ObviousClassifier:
-    """As Ray Serve's tutorials do it: @serve.batch in front of the engine."""
+    """@serve.batch in front of the engine, as in Ray Serve's tutorials."""
 
     def __init__(self) -> None:
         artifact = load_artifact(MODEL)
@@ -54,7 +54,7 @@ class ObviousPreprocessor:
 
 @serve.deployment
 class ObviousIngress:
-    """One handle call a photo to each of the others."""
+    """Makes one handle call per photo to each of the other deployments."""
 
     def __init__(
         self, preprocessor: DeploymentHandle[Any], classifier: DeploymentHandle[Any]
@@ -72,7 +72,7 @@ class ObviousIngress:
 
 def obvious(_: dict[str, Any]) -> Application:
     """Ray Serve's application builder of the obvious composition."""
-    # Ray's default of a core for each replica would not fit two cores.
+    # Ray's default is one core per replica. Three replicas would not fit on two cores.
     share = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0.5}}
     classifier = ObviousClassifier.options(**share).bind()  # type: ignore[attr-defined]
     preprocessor = ObviousPreprocessor.options(**share).bind()  # type: ignore[attr-defined]
@@ -118,10 +118,10 @@ def write_config(folder: Path, builder: str) -> Path:
 
 
 def bare_loop(photos: Sequence[bytes], seconds: float, batch: int = 32) -> dict[str, float]:
-    """Decode and infer in one thread, with no service around: CPU seconds a photo.
+    """Decode and infer in one thread, without a service.
 
     Returns:
-        decode_s and infer_s, CPU seconds a photo; rate, photos a second.
+        decode_s and infer_s, CPU seconds per photo; rate, photos per second.
     """
     artifact = load_artifact(MODEL)
     engine = load_engine("onnxruntime", artifact, precision="int8")  # as serve_config.yaml has it

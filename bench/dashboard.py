@@ -1,7 +1,7 @@
 """Draws the dashboard's panels from a real Prometheus' answers, as an SRE sees them in Grafana.
 
-A day in a few minutes: little traffic, then much and bad photos among it, more than the service
-takes, another version of the model, and a model that is refused.
+It runs a day in a few minutes, in five parts: little traffic; more traffic, with large and bad
+photos; more than the service can take; a roll-out of version 2; an update that is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from deployments.settings import PROJECT
 from monitoring.dashboard import ROWS, Panel
 from samples.photos import large_photos, small_photos
 
-# What Grafana puts in the place of its variables.
+# The values that Grafana would fill in for its variables.
 _VARIABLES = {"$__rate_interval": "30s", "$application": "mlc", "$head": "category"}
 _STEP_S = 2.0
 _UNITS = {"s": "s", "reqps": "/s", "cps": "/s", "none": ""}
@@ -49,10 +49,10 @@ def as_grafana_asks(query: str) -> str:
 
 
 def draw_dashboard(out: Path, seconds: float) -> list[Path]:
-    """Run the day and draw it, a picture for each row of the dashboard.
+    """Run the day and draw one picture for each row of the dashboard.
 
     Args:
-        seconds: of each of its five parts.
+        seconds: duration of each of the five parts.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -94,7 +94,7 @@ def _day(server: Server, folder: Path, seconds: float) -> None:
 
 
 def _config() -> ServeConfig:
-    """serve_config.yaml with preprocessors that Serve scales, and a short queue of photos."""
+    """serve_config.yaml with autoscaled preprocessors and a short queue of small photos."""
     scaled = {
         "name": "Preprocessor", "num_replicas": "auto",
         "autoscaling_config": {
@@ -130,7 +130,7 @@ def _as_png(photo: bytes) -> bytes:
 def _query_all(
     prometheus: Prometheus, row: Sequence[Panel], start: float
 ) -> list[tuple[Panel, list[Series]]]:
-    """The series of each panel, by the queries that Grafana would send."""
+    """The series of each panel, from the queries that Grafana would send."""
     end, asked = time.time(), []
     for panel in row:
         series: list[Series] = []

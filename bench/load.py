@@ -28,9 +28,9 @@ class Load:
     """The result of a load.
 
     Attributes:
-        answers: requests that were answered 200.
-        failures: all others, those without an answer included.
-        late_s: p99 of the seconds that requests of an open loop left after their time.
+        answers: requests that were answered with 200.
+        failures: all other requests, including those without an answer.
+        late_s: in an open loop, p99 of the seconds between the intended and the actual departure.
     """
 
     answers: int
@@ -42,7 +42,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.answers / self.seconds
 
 

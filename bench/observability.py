@@ -1,7 +1,7 @@
 """`make observability`: what metrics and the request log cost, and what the dashboard shows.
 
-One service observes and does not observe in turn, so a drifting machine drifts for both. CPU
-seconds come from /proc, for every process of the service.
+One service observes and does not observe in turn, so a drifting machine affects both sides alike.
+CPU seconds come from /proc, for every process of the service.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.observability", description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="pairs of measurements")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--part", type=float, default=30.0, help="seconds of a part of the day")
+    parser.add_argument("--part", type=float, default=30.0, help="seconds of each part of the day")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs", help="of the pictures")
     args = parser.parse_args()
     cost = measure_cost(args.rounds, args.seconds)
@@ -56,7 +56,7 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
             spent: dict[str, CoreMs] = {}
             for side in ("with", "without")[:: 1 if number % 2 else -1]:  # neither is always first
                 off.unlink(missing_ok=True) if side == "with" else off.touch()
-                time.sleep(0.5)  # replicas look ten times a second
+                time.sleep(0.5)  # replicas check the switch ten times a second
                 scraped = side == "with" and number % round(_SCRAPED_EVERY_S / seconds) == 0
                 logged = _logged_bytes(server)
                 spent[side] = _core_ms(server, load, seconds, scraped=scraped)

@@ -1,7 +1,7 @@
 """`make compare`: one model for all labels against one model per label.
 
-It trains the missing ones of the five models, all with one recipe on one split. Then it measures
-both variants in interleaved rounds and writes docs/one-model-or-four.md.
+It trains those of the five models that are missing, all with one recipe on one split. Then it
+measures both variants in interleaved rounds and writes docs/one-model-or-four.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ONE = "fashion"
 VARIANTS = ("one", "four")
 CONNECTIONS = (1, 32, 64)
 
-Figures = dict[str, dict[str, list[float]]]  # figure -> variant -> a value a round
+Figures = dict[str, dict[str, list[float]]]  # figure -> variant -> one value per round
 
 
 def main() -> int:
@@ -92,7 +92,7 @@ def _train(
     """The five models, trained where they are missing, and the test split.
 
     Raises:
-        ArtifactError: one that is there was trained by another recipe.
+        ArtifactError: an existing model was trained with another recipe or on other data.
     """
     from mlc_core.training.trainer import Recipe  # noqa: PLC0415  (Keras takes seconds)
 
@@ -135,8 +135,8 @@ def _accuracies(
 ) -> list[dict[str, Any]]:
     """A row for each head: accuracy and macro-F1 of both variants, and McNemar's exact test.
 
-    The test is two-sided binomial on the photos that just one of the two is right on (McNemar
-    1947, Psychometrika 12:153).
+    The test is a two-sided binomial test on the photos that only one of the two variants gets right
+    (McNemar 1947, Psychometrika 12:153).
     """
     engines = {
         name: load_engine("onnxruntime", model, threads=0, precision=precision)
@@ -171,7 +171,7 @@ def _in_process(
     variants: Sequence[str], models: Mapping[str, Artifact], precision: Precision, images: Images,
     seconds: float,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Without a service: ONNX Runtime on one thread in batches of 32, and Keras' `predict`.
+    """Measure without a service: ONNX Runtime on one thread in batches of 32, Keras' `predict`.
 
     Returns:
         variant -> figure -> value.

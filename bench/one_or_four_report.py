@@ -1,4 +1,4 @@
-"""What `make compare` found, as docs/one-model-or-four.md and its pictures."""
+"""Writes the results of `make compare`: docs/one-model-or-four.md and its pictures."""
 # ruff: noqa: E501  (a line here is a line of the page)
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlc_core.artifact import Artifact
 from mlc_core.spec import HEADS
 from mlc_core.training.network import MultiHeadNetwork
 
-# figure -> what the ratio of one to four must reach, and which variant is better
+# figure -> the bound that the ratio of one to four should keep
 _AIMS = {
     "engines alone: images/s": ("at least", 3.3),
     "64 connections: photos/s": ("at least", 2.4),
@@ -38,9 +38,9 @@ def write_report(
     """Write one-model-or-four.md to `out`, its pictures to `out`/one-or-four.
 
     Args:
-        models: name -> model; the first is the one for all heads.
-        accuracy: a row a head.
-        figures: figure -> "one" or "four" -> a value a round.
+        models: name -> model; the first is the model of all heads.
+        accuracy: one row per head.
+        figures: figure -> "one" or "four" -> one value per round.
 
     Returns:
         The path of the text.

@@ -1,8 +1,8 @@
 """`make peers`: this service beside the same model behind other servers.
 
 Each server runs alone, with the same photos, model, engine and engine threads. Rounds are
-interleaved: machines drift, ratios within a run do not. It does not search the best settings of a
-peer; bench/peers runs each in one way. Ends with a line of JSON.
+interleaved: machines drift, but ratios within a run hold. It does not search for the best settings
+of a peer: bench/peers has one configuration of each. It ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _config(folder: Path, precision: str) -> tuple[Path, Path]:
 
 
 def _ratios(figures: Figures, row: Row) -> list[float]:
-    """Photos/s of this service to those of a peer, round by round."""
+    """Photos/s of this service divided by those of a peer, round by round."""
     ours = figures[row._replace(server=OURS)]
     return [a.rate / b.rate for a, b in zip(ours, figures[row], strict=True)]
 

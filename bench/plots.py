@@ -21,9 +21,9 @@ def draw(
     """Write load.png, batches.png and budget.png.
 
     Args:
-        figures: "<n> connections: …" -> a value a round.
-        budget: what a photo is spent on -> core-ms, a value a round.
-        sizes: queue -> upper bound of a batch' items -> batches up to it.
+        figures: "<n> connections: …" -> one value per round.
+        budget: process, "decoding" or "inference" -> core-ms per photo, one value per round.
+        sizes: queue -> upper bound of a batch's items -> number of batches up to that size.
     """
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):

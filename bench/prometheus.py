@@ -1,4 +1,4 @@
-"""A real Prometheus with the project's rules, that scrapes a running service."""
+"""A real Prometheus with the project's rules, which scrapes a running service."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Prometheus:
     """`prometheus` on a free port, which scrapes and evaluates every second.
 
     Args:
-        folder: for its configuration, data and log.
-        service_url: of the service; its /metrics is scraped.
+        folder: where its configuration, data and log go.
+        service_url: URL of the service; Prometheus scrapes its /metrics.
 
     Raises:
-        FileNotFoundError: prometheus is not installed; scripts/install-test-packages does it.
+        FileNotFoundError: prometheus is not installed; scripts/install-test-packages installs it.
         RuntimeError: it did not start.
     """
 
@@ -54,13 +54,13 @@ class Prometheus:
             time.sleep(0.05)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression has now."""
+        """The series that an expression yields now."""
         return self._result("/api/v1/query", {"query": expression})
 
     def query_range(
         self, expression: str, start: float, end: float, step_s: float
     ) -> list[dict[str, Any]]:
-        """The series that it had from `start` to `end`, Unix seconds."""
+        """The series that an expression yields from `start` to `end`, in Unix seconds."""
         parameters = {"query": expression, "start": start, "end": end, "step": step_s}
         return self._result("/api/v1/query_range", parameters)
 
@@ -70,7 +70,7 @@ class Prometheus:
         return [rule for group in groups for rule in group["rules"]]
 
     def raised(self) -> set[str]:
-        """The alerts whose condition holds: those that fire, and those that wait to."""
+        """The alerts whose condition holds: those that fire, and those that are pending."""
         alerts = self._client.get("/api/v1/alerts").json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts}
 

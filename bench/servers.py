@@ -1,4 +1,4 @@
-"""The services that a bench measures: started as users start them, observed through /proc."""
+"""Services that a bench starts as users do, and observes through /proc and metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deployments.telemetry.catalogue import BATCH_SIZE
 from launcher.processes import processes
 from launcher.service import Service
 
-# Ray as it comes, whatever cluster.env says.
+# Ray's defaults for HAProxy, throughput, middleware and niceness, instead of cluster.env's.
 SLOW_FLAGS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class Server(Service):
-    """A service, with what its processes spend and what its metrics say."""
+    """A service whose CPU time, memory and metrics can be read."""
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds spent so far, by the name of each process."""
@@ -77,7 +77,7 @@ class Server(Service):
         return sizes
 
     def samples(self) -> Iterator[Sample]:
-        """What Ray's agent exports; replicas report to it every ten seconds."""
+        """The samples that Ray's agent exports. Replicas report to it every ten seconds."""
         discovery = self.run_directory / "prom_metrics_service_discovery.json"
         for address in json.loads(discovery.read_text())[0]["targets"]:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
@@ -87,10 +87,10 @@ class Server(Service):
 
 
 def run_in_subprocess(function: Callable[..., Result], *args: Any) -> Result:
-    """Call a function in a process of its own.
+    """Call a function in another process.
 
-    What this process maps would look like shared memory of a service that it measures: ONNX
-    Runtime is 22 MB.
+    A library that this process maps counts as shared with the service that it measures. ONNX
+    Runtime alone would take 22 MB off the service's USS (docs/LOG.md).
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()

@@ -1,6 +1,6 @@
-"""The service with a switch for its telemetry, which bench.observability turns.
+"""The service with a switch for its telemetry, which bench.observability flips.
 
-One service is switched, since two services side by side differ by more than observing costs.
+It switches one service, since two services side by side differ by more than observing costs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POLL_EVERY_S = 0.1
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Ray Serve's application builder: the composition of deployments.app, with a switch."""
+    """Ray Serve's application builder: as deployments.app, but with a switch and Serve's router."""
     settings = parse(Settings, args)
     classifier = serve.deployment(name="Classifier")(SwitchableClassifier).bind(settings)
     preprocessor = serve.deployment(name="Preprocessor")(SwitchablePreprocessor).bind(

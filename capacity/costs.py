@@ -1,4 +1,4 @@
-"""What each stage costs, measured from outside: by a closed loop, /proc and the metrics."""
+"""Measures what each stage costs, from outside: with a closed loop, /proc and the metrics."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class _Phase:
 
     Attributes:
         photos, groups, batches: as the service counted them.
-        busy_s: of the engine, in all.
-        cpu_s: by process, without what it spends when idle.
+        busy_s: total time in which the engine was busy.
+        cpu_s: process -> CPU seconds, without those that it spends when idle.
     """
 
     rate: float
@@ -42,11 +42,11 @@ class _Phase:
 
     @property
     def group(self) -> float:
-        """Photos of a group, on average."""
+        """Mean number of photos in a group."""
         return self.photos / self.groups
 
     def cost(self, process: str) -> float:
-        """Core-seconds of a process for a group."""
+        """Core-seconds of a process per group."""
         return self.cpu_s[process] / self.groups
 
 
@@ -56,9 +56,9 @@ def measure_costs(
     """Costs of all stages, and the ceiling of the pipeline around an engine that costs nothing.
 
     Args:
-        serve: makes a service with one classifier, with values added to its user_config.
+        serve: builds a service with one classifier, with these values added to its user_config.
         batch: the largest batch, in photos.
-        seconds: of each measurement.
+        seconds: duration of each measurement.
     """
     with serve(_NOTHING) as server:
         ClosedLoop(PHOTOS)(server.url, 64, 3)
@@ -74,7 +74,8 @@ def measure_costs(
         stage: _fit((light.group, light.cost(process)), (heavy.group, heavy.cost(process)))
         for stage, process in _PROCESSES.items()
     }
-    # Where the engine computes here, what it computed; a batch also waits for a free core.
+    # An engine that computes on these cores also waits for a free core, so its busy time is too
+    # long. Take its CPU time instead.
     computed_s = [p.cpu_s["Classifier"] - p.groups * loops["classifier"].of(p.group)
                   for p in (few, many)]  # fmt: skip
     takes_core = computed_s[1] > many.busy_s / 2
@@ -141,7 +142,7 @@ def _phase(server: Server, connections: int, seconds: float, idle: Mapping[str, 
 
 
 def _counted(server: Server) -> Counter[str]:
-    """Photos by queue, `… groups` by queue, and busy seconds, since the service began."""
+    """Photos by queue, `… groups` by queue, and busy seconds, since the service started."""
     counted: Counter[str] = Counter()
     for sample in server.samples():
         if sample.name == BATCHED_ITEMS.exported:
@@ -154,7 +155,7 @@ def _counted(server: Server) -> Counter[str]:
 
 
 def _client(server: Server, seconds: float) -> Cost:
-    """What the generator of the open loop spends on each photo."""
+    """The CPU time that the generator of the open loop spends on each photo."""
     rate, spent_s = 200.0, time.process_time()
     sent = open_loop(server.url, {"": (PHOTOS, rate)}, seconds)[""]
     return Cost(0.0, (time.process_time() - spent_s) / sent.answers)

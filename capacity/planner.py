@@ -1,8 +1,8 @@
 """`make plan`: how many replicas a rate needs, from the measured costs of the stages.
 
-A composition is good when its simulation keeps p99 at the rate divided by the headroom. A scale
-unit is one ingress with the preprocessors and classifiers that it feeds. Rates above what one
-ingress can do need several units.
+A composition is large enough when its simulation keeps p99 at the rate divided by the headroom. A
+scale unit is one ingress with the preprocessors and classifiers that it feeds. A rate that is too
+high for one ingress needs several units.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from loadtest.slo import OBJECTIVES, load_objectives
 BATCHES = (8, 16, 32, 64)
 HEADROOM = 0.7  # share of the capacity in use; the rest is for a bad minute, or a lost node
 _ANY = 2**40  # bytes: small photos never fill a group by size
-_SECONDS, _PHOTOS = 5.0, 2000  # of a simulation, at the least
-# An event loop that is busier makes photos wait for longer than it works on them.
+_SECONDS, _PHOTOS = 5.0, 2000  # minimum of a simulation
+# In an event loop that is busier than this, photos wait for longer than it works on them.
 _BUSY_AT_MOST = 0.8
 _NODE_CORES = 16
 
@@ -39,8 +39,8 @@ class Plan:
 
     Attributes:
         unit: replicas and limits of one scale unit.
-        cores: cores to have for all units, the headroom included. The engine counts only where
-            it computes on cores.
+        cores: cores that all units need, including the headroom. The engine counts only if it
+            computes on cores.
     """
 
     rate: float
@@ -80,11 +80,11 @@ def highest_rate(keeps: Callable[[float], bool], most: float, within: float = 1.
     """The highest rate that keeps its objective, by bisection, as MLPerf's server scenario does.
 
     Args:
-        most: a rate that is likely too high; the search raises it while it is not.
-        within: the largest ratio of the rate that was missed to the one that was kept.
+        most: a rate that is probably too high; the search raises it until it is.
+        within: largest ratio of the lowest rate that was missed to the highest that was kept.
 
     Returns:
-        A rate that was kept; 0 where not even a thousandth of `most` is.
+        A rate that was kept; 0 if not even a 256th of `most` was.
     """
     lowest, least = most / 1000, most / 4
     while not keeps(least):
@@ -148,7 +148,7 @@ def _seconds(rate: float) -> float:
 
 
 def _smallest_unit(costs: Costs, batch: int, rate: float, objective_s: float) -> Composition | None:
-    """The smallest unit that keeps p99 at a rate; None where twice the minimum is not enough."""
+    """The smallest unit that keeps p99 at a rate; None if twice the minimum, plus 2, do not."""
     preprocessors = math.ceil(rate * costs.preprocessor.of(batch) / batch / _BUSY_AT_MOST)
     least = math.ceil(rate * costs.engine.of(batch) / batch)
     some = range(least, 2 * least + 3)
@@ -162,7 +162,7 @@ def _smallest_unit(costs: Costs, batch: int, rate: float, objective_s: float) ->
 
 
 def read_costs(file: Path) -> Costs:
-    """The costs in what `make capacity` wrote."""
+    """The costs in a file that `make capacity` wrote."""
     stored = json.loads(file.read_text(encoding="utf-8"))["costs"]
     return Costs(**{f.name: _value(stored[f.name]) for f in fields(Costs)})
 
@@ -185,7 +185,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--costs", type=Path, default=PROJECT / "docs/capacity/serve_config.json",
-        help="what `make capacity` wrote of such a machine",
+        help="file that `make capacity` wrote on such a machine",
     )  # fmt: skip
     args = parser.parse_args()
     costs = read_costs(args.costs)

@@ -1,8 +1,8 @@
 """`make capacity`: the highest Poisson rate that keeps p99, measured and predicted.
 
 It serves each composition and searches by bisection. It measures the costs of the stages on two
-services, one with an engine that costs nothing; the planner predicts all compositions from them.
-It writes the results, and the values of the Serve config that it recommends.
+services, one of them with an engine that costs nothing. The planner predicts all compositions from
+these costs. The command writes the results and the Serve config values that it recommends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
 from loadtest.slo import OBJECTIVES, load_objectives
 
-# A generator that is later than this share of the objective is what the search found the limit of.
+# A generator that is later than this share of the objective was itself the limit, not the service.
 _LATE_AT_MOST = 0.1
 
 
@@ -40,7 +40,7 @@ class SearchResult:
     """A composition and its highest rates, photos/s, one value for each round.
 
     Attributes:
-        predicted: by the planner, for the same arrivals as the measured round.
+        predicted: the planner's rates, for the same arrivals as the measured round.
         probes: every rate that was tried, with its percentiles in seconds.
         idle: process -> core-seconds per second without load, for each round.
     """
@@ -58,7 +58,7 @@ class SearchResult:
 
     @property
     def rate(self) -> float:
-        """Photos/s, the median of what was measured."""
+        """Photos/s, the median of the measured rates."""
         return statistics.median(self.measured)
 
     @property
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="classifiers")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="at the most")
     parser.add_argument("--slo", type=Path, default=OBJECTIVES)
-    parser.add_argument("--target", type=float, help="photos/s to plan for; else the most found")
+    parser.add_argument("--target", type=float, help="photos/s to plan for; default: most found")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs/capacity")
@@ -94,7 +94,7 @@ def main() -> int:
             SearchResult(replicas, batch) for replicas in args.replicas for batch in args.batches
         ]
         for number in range(1, args.rounds + 1):
-            # In alternating order, so that a drifting machine drifts for all of them.
+            # In alternating order, so that a drifting machine affects all of them alike.
             for each in results[:: 1 if number % 2 else -1]:
                 _say(f"round {number} of {args.rounds}: {each.name}")
                 bench.search(each, costs, number)
@@ -161,13 +161,13 @@ class _Bench:
         _say(f"  measured {result.measured[-1]:.1f}, predicted {result.predicted[-1]:.1f} photos/s")
 
     def serve(self, classifiers: int, batch: int, engine: Mapping[str, Any]) -> Server:
-        """The config in another composition, with this added to its user_config."""
+        """The config in another composition, with `engine` added to its user_config."""
         config = self._config.merge(values(self._config, compose(classifiers, batch)))
         return Server(config.with_user_config(**engine).write(self._folder / "config.yaml"))
 
 
 def values(config: ServeConfig, unit: Composition, units: int = 1) -> dict[str, Any]:
-    """What a composition changes in a Serve config."""
+    """The difference that a composition makes to a Serve config."""
     autoscaled = {n for n, each in config.deployments.items() if each.get("autoscaling_config")}
     replicas = {
         "Ingress": units,
@@ -199,10 +199,10 @@ def _advise(
     target: float | None,
     p99_s: float,
 ) -> str:
-    """Values of the Serve config, under the evidence for them as comments.
+    """Values of the Serve config as YAML, with the evidence for them in comments above.
 
     Raises:
-        ValueError: nothing keeps the objective.
+        ValueError: no composition keeps the objective.
     """
     enough = [each for each in results if each.rate and HEADROOM * each.rate >= (target or 0)]
     if enough:

@@ -1,7 +1,7 @@
 """Simulates the pipeline on a virtual clock: the latencies that a composition would have.
 
-The batcher that serves forms the batches, and stages take the time that was measured. Only the
-clock is virtual: a minute of load takes seconds. Knows nothing of Ray.
+The batcher of the service forms the batches, and each stage takes the time that was measured. Only
+the clock is virtual: a minute of load takes seconds. It does not use Ray.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured of each stage.
+    """The measured costs of each stage.
 
     Attributes:
-        client: of the load generator, which shares the cores of the service.
-        front: HAProxy.
-        engine: of a running batch, without the work of the classifier's event loop.
+        client: cost of the load generator, which shares the cores of the service.
+        front: cost of HAProxy.
+        engine: cost of a running batch, without the work of the classifier's event loop.
         engine_takes_core: whether the engine computes on this machine's cores.
-        hop_s: seconds of a call between two processes in which neither is busy.
+        hop_s: seconds of a call between two processes in which neither process is busy.
     """
 
     client: Cost
@@ -54,11 +54,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Composition:
-    """What serves behind one ingress, with the limits of its groups and batches.
+    """The replicas behind one ingress, and the limits of groups and batches.
 
     Attributes:
-        cores: cores that all processes share, the client included; None where each has its own,
-            as pods do.
+        cores: cores that all processes share, including the client; None if each process has its
+            own, as pods do.
     """
 
     group: BatchLimits
@@ -152,7 +152,7 @@ class _Pipeline:
         self._client, self._front = _Process(self._cores), self.process()
 
     def process(self) -> _Process:
-        """One more process that serves."""
+        """Add one process that serves."""
         self._processes.append(_Process(self._cores))
         return self._processes[-1]
 
@@ -162,7 +162,7 @@ class _Pipeline:
         return sum(process.busy_s for process in self._processes)
 
     async def call(self, replicas: Sequence[_Replica], photos: int) -> None:
-        """One call for a group, to the replica with the fewest; see pipeline.routing."""
+        """Call the replica with the fewest calls in flight, for one group; see pipeline.routing."""
         replica = min(replicas, key=lambda each: (each.ongoing, self._chance.random()))
         replica.ongoing += 1
         await asyncio.sleep(self.costs.hop_s)
@@ -215,7 +215,7 @@ def simulate(
 
 
 class _Timers(selectors.SelectSelector):
-    """Waits for no file: when nothing is ready, it moves the clock to the next timer."""
+    """Waits for no file. When nothing is ready, it moves the clock to the next timer."""
 
     now = 0.0
 

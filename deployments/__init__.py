@@ -1,1 +1,1 @@
-"""The service: Ray Serve deployments around mlc_core, and what starts them."""
+"""The service: Ray Serve deployments around mlc_core, their settings and telemetry."""

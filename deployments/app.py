@@ -1,4 +1,4 @@
-"""The one composition: ingress → preprocessor → classifiers, as the Serve config asks for it."""
+"""Connects the deployments as the Serve config asks: ingress → preprocessor → classifiers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(args: dict[str, Any]) -> Application:
         args: `args` of the application in serve_config.yaml; see settings.Settings.
 
     Raises:
-        ValueError: a wrong key or value, named.
+        ValueError: names every wrong key, its value and what was expected.
     """
     settings = parse(Settings, args)
     missing = [flag for flag in FAST_FLAGS if os.environ.get(flag) != "1"]

@@ -1,15 +1,17 @@
-"""What the service answers instead of labels, and where on a photo's way that is decided.
+"""The errors that the service answers instead of labels, and where each is decided.
 
     HTTP ── ingress ── group ── preprocessor ── images ── classifier
               │                     │                        │
-              ├─ RequestError       ├─ PhotoFault            ├─ DeadlinePassed
-              ├─ Overloaded         │  (mlc_core.errors)     └─ WrongImageSize: the preprocessor
-              ├─ DeadlinePassed     └─ DeadlinePassed           decodes again, clients never see it
-              ├─ ShuttingDown
-              └─ Unavailable: no replica behind the ingress answers
+              ├─ RequestError       ├─ PhotoFault            ├─ Overloaded
+              ├─ Overloaded         │  (mlc_core.errors)     ├─ DeadlinePassed
+              ├─ DeadlinePassed     ├─ DeadlinePassed        └─ WrongImageSize: the preprocessor
+              └─ Unavailable        └─ Unavailable              decodes again, clients never see it
 
-Errors cross from one deployment to another as values, one for each photo. `http.problems` is the
-one place that turns them into HTTP. Each takes one argument, so that it can be pickled.
+    A batcher that is closed answers ShuttingDown.
+
+Errors of photos cross from one deployment to another as values, one for each photo. A call raises
+Unavailable if no replica answers. `http.problems` is the one place that turns errors into HTTP.
+Each error takes one argument, so that it can be pickled.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class RequestTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The declared type is not an image."""
+    """A batch request is not declared as multipart/form-data."""
 
 
 class ClientLeft(RequestError):
@@ -54,15 +56,15 @@ class DeadlinePassed(ServiceError):
 
 
 class ShuttingDown(ServiceError):
-    """This replica takes no more work."""
+    """This replica accepts no more work."""
 
 
 class Unavailable(ServiceError):
-    """No replica answers behind the ingress."""
+    """No preprocessor or no classifier answers."""
 
 
 class WrongImageSize(ServiceError):
-    """The images are of another size than the model in service takes."""
+    """The images have another size than the model in service takes."""
 
     def __init__(self, wanted: ImageSize) -> None:
         super().__init__(wanted)

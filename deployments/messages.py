@@ -1,4 +1,4 @@
-"""What crosses from one deployment to another: plain tuples of bytes and numbers."""
+"""The messages between deployments: plain tuples of bytes, numbers and texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from mlc_core.labels import Choice
 
-Answer = bytes | Exception  # the JSON that answers one photo, or why there is none
+Answer = bytes | Exception  # the JSON that answers one photo, or the reason why there is none
 
-PROBE_ID = "readiness-probe"  # the request id of the probe's photo, which is no traffic
+PROBE_ID = "readiness-probe"  # the request id of the probe's photo, which is not traffic
 
 
 class Deadline:
@@ -30,7 +30,7 @@ class Deadline:
         return cls(time.monotonic() + seconds)
 
     def left_s(self) -> float:
-        """Seconds until then; negative when it has passed."""
+        """Seconds until the deadline; negative when it has passed."""
         return self.at - time.monotonic()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -38,10 +38,10 @@ class Deadline:
 
 
 class Photo(NamedTuple):
-    """One photo on its way from the ingress to the preprocessor.
+    """One photo that the ingress sends to the preprocessor.
 
     Attributes:
-        request_id: of the request that sent it, for logs.
+        request_id: id of the request that sent it, for logs.
     """
 
     data: bytes
@@ -53,7 +53,8 @@ class PhotoGroup(NamedTuple):
     """Photos that go to the preprocessor in one call.
 
     Attributes:
-        deadline: the latest of the photos'; the ingress answers a photo whose own passes earlier.
+        deadline: the latest deadline of its photos. If the deadline of one photo passes earlier,
+            the ingress answers that photo itself.
     """
 
     photos: Sequence[Photo]
@@ -66,7 +67,7 @@ class ImageGroup(NamedTuple):
     Attributes:
         pixels: uint8 (N, height_px, width_px, 3), RGB, C order.
         choices: N of them.
-        request_ids: of the requests that sent them, for logs, N of them.
+        request_ids: ids of the requests that sent them, for logs, N of them.
     """
 
     pixels: bytes
@@ -81,9 +82,9 @@ class Trace(NamedTuple):
     """Where a group's time went behind the ingress; its photos share one.
 
     Attributes:
-        stages_s: stage, by the names of catalogue.STAGE_DURATION -> seconds.
-        batch_size: images in the batch that the engine ran; 0 when it ran none.
-        model: name and version of the model that answered; "" when none did.
+        stages_s: stage, as catalogue.STAGE_DURATION names it -> seconds.
+        batch_size: images in the largest batch that the engine ran; 0 when it ran none.
+        model: name and version of each model that answered, joined by "+"; "" when none did.
     """
 
     stages_s: Mapping[str, float]
@@ -92,7 +93,7 @@ class Trace(NamedTuple):
 
     @classmethod
     def merge(cls, parts: Sequence[Trace]) -> Trace:
-        """The trace of photos that went several ways in parallel: of each stage, the longest."""
+        """Merge traces into one: the longest time of each stage, the largest batch, all models."""
         if len(parts) == 1:
             return parts[0]
         stages_s: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Reads, checks, merges and edits Serve configs. Starts nothing, knows no cluster."""
+"""Reads, checks, merges and edits Serve configs. It starts nothing and needs no cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ServeConfig:
         """Read a YAML file.
 
         Raises:
-            ValueError: it is missing, or not YAML, or has not exactly one application.
+            ValueError: it is missing, is not YAML, or does not have exactly one application.
         """
         try:
             fields = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ class ServeConfig:
         """The application's `args`.
 
         Raises:
-            ValueError: a wrong key or value, named.
+            ValueError: names every wrong key, its value and what was expected.
         """
         return parse(Settings, self.application.get("args") or {}, self.source)
 
@@ -89,6 +89,8 @@ class ServeConfig:
 
     def check(self, *, models: bool = False) -> None:
         """Check `args` and every `user_config`, before anything is started.
+
+        It accepts any config whose `import_path` is not BUILDER.
 
         Args:
             models: verify the artifacts too. They must be on this machine.
@@ -120,7 +122,7 @@ class ServeConfig:
         return config
 
     def listening(self, host: str, port: int) -> ServeConfig:
-        """A config that listens there."""
+        """A config that listens on a host and a port."""
         return self.merge({"http_options": {"host": host, "port": port}})
 
     def to_yaml(self) -> str:
@@ -148,7 +150,7 @@ def _check_model(config: ClassifierConfig) -> None:
 
 
 def main() -> int:
-    """Check a config from the command line; returns the exit code."""
+    """Check a config from the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m deployments.serve_config",
         description="Checks the keys of a Serve config, and the models that it names.",
@@ -168,7 +170,7 @@ def merge(value: Any, difference: Any) -> Any:
     """A value with a difference applied: mappings by key, lists of named mappings by name.
 
     Raises:
-        ValueError: a list's difference has a name that the list has not.
+        ValueError: the difference names an item that the list lacks.
     """
     if isinstance(value, dict) and isinstance(difference, dict):
         return value | {key: merge(value.get(key), part) for key, part in difference.items()}

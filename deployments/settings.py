@@ -1,7 +1,7 @@
-"""What an operator chooses: the `args` and `user_config` of a Serve config, typed.
+"""The settings that an operator chooses: `args` and `user_config` of a Serve config, typed.
 
-This module is the one home of their defaults. A key that does not exist, or a value of the wrong
-type, fails the deployment with its name. `make generate` writes docs/settings.md from here.
+Their defaults live in this module alone. A key that does not exist, or a value of the wrong type,
+fails the deployment, and the error names it. `make generate` writes docs/settings.md from here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class Limits(_Strict):
-    """What one request may carry."""
+    """The most that one request may carry."""
 
     max_photo_bytes: PositiveInt = Field(default=10 * 2**20, description="bytes of one photo")
     max_photo_pixels: PositiveInt = Field(
@@ -53,7 +53,7 @@ class LaneSettings(_Strict):
     )
     max_in_flight: PositiveInt = Field(
         default=2,
-        description="groups on their way at the same time. With two, the preprocessor decodes one "
+        description="groups in flight at the same time. With two, the preprocessor decodes one "
         "while the classifier runs the other. The second starts when as many photos wait as the "
         "first took, when the first is back, or after 0.1 s",
     )
@@ -80,7 +80,7 @@ class RequestLogSettings(_Strict):
 
     level: Level = Field(
         default="info",
-        description="the lowest level that is written: an answer is info, 4xx warning, 5xx error",
+        description="the lowest level that is written; 4xx is warning, 5xx error, the rest info",
     )
     sample: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0, description="share of the info lines that is written, chosen by request id"
@@ -92,7 +92,9 @@ class Settings(_Strict):
 
     limits: Limits = Limits()
     deadline_s: PositiveFloat = Field(
-        default=10.0, description="seconds from the end of an upload to its answer; then 504"
+        default=10.0,
+        description="seconds from the end of an upload to its answer; then 504, or 503 if no photo "
+        "got labels in that time",
     )
     upload_timeout_s: PositiveFloat = Field(
         default=30.0, description="seconds that a body may take to arrive; then 408"
@@ -155,10 +157,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(kind: type[Model], values: Any, source: str = "the Serve config") -> Model:
-    """Check what an operator wrote.
+    """Check the values that an operator wrote.
 
     Args:
-        source: the name of the file that the values come from.
+        source: name of the file that the values come from.
 
     Raises:
         ValueError: names every wrong key, its value and what was expected.

@@ -1,6 +1,7 @@
-"""Makes what the manifests embed from its one source; `make generate` writes the files.
+"""Renders the files that the manifests embed, each from its one source.
 
-kustomize reads no file outside its own directory and merges no YAML inside a string, so:
+kustomize reads no file outside its own directory and merges no YAML inside a string. So
+`make generate` writes these files:
 
     serve_config.yaml + serve_config.patch.yaml of the base (+ of the overlay)
                                            -> serve_config.rendered.yaml, a patch of the RayService
@@ -61,7 +62,7 @@ def _object(version: str, kind: str, spec: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keeps texts of several lines readable."""
+    """Writes texts of several lines as blocks, so that they stay readable."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

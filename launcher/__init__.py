@@ -1,1 +1,1 @@
-"""Starts and stops a service on one machine: for users, tests and benches alike."""
+"""Starts and stops a service on one machine, for users, tests and benches."""

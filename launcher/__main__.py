@@ -26,7 +26,7 @@ def main() -> int:
         if options.command == "stop":
             stop(options.port)
         elif os.environ.get(RUN) != run_directory(options.port):
-            # Ray reads its settings when imported: set them before this process begins.
+            # Ray reads its settings when it is imported, so start this process anew with them.
             command = [sys.executable, "-m", "launcher", *sys.argv[1:]]
             os.execve(sys.executable, command, service_environment(options.port))  # noqa: S606
         else:

@@ -57,7 +57,7 @@ def start(host: str, port: int, config_file: Path) -> None:
         config.check(models=True)
     except ValueError as error:
         raise StartError(str(error)) from error
-    shutil.rmtree(run_directory(port), ignore_errors=True)  # an earlier run's logs
+    shutil.rmtree(run_directory(port), ignore_errors=True)  # logs of an earlier run
     began = time.monotonic()
     try:
         dashboard, logs = _start_ray(config.listening(host, port).fields)
@@ -84,7 +84,7 @@ def start(host: str, port: int, config_file: Path) -> None:
 
 
 def stop(port: int) -> None:
-    """Stop the service on a port, and whatever is left of it."""
+    """Stop the service on a port, and kill processes that are left."""
     _handle_signals(_interrupt)
     found = list(processes(port))
     drivers = [process for process in found if is_driver(process)]
@@ -99,10 +99,10 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
     """Start Ray and give it the config, as `serve deploy` does.
 
     Returns:
-        The address of Ray's dashboard, which accepts configs, and the folder of Serve's logs.
+        The URL of Ray's dashboard, which accepts configs, and the folder of Serve's logs.
     """
     say("starting Ray …")
-    with _signals_held():  # Ray half imported could not be shut down
+    with _signals_held():  # a half-imported Ray can't be shut down
         import ray  # noqa: PLC0415  (it reads the environment when imported)
         from ray import serve  # noqa: F401, PLC0415
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
@@ -173,7 +173,7 @@ def _remove(left: list[psutil.Process], description: str) -> None:
 
 
 def _handle_signals(handler: Any) -> None:
-    """Ctrl-C, `kill` and a closed terminal all end the service the same way."""
+    """Handle Ctrl-C, `kill` and a closed terminal alike."""
     for number in _SIGNALS:
         signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""The environment of a local service: cluster.env, and what several services on a machine need."""
+"""The environment of a local service: cluster.env, and ports that no other service uses."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def cluster_env() -> dict[str, str]:
 
 
 def service_environment(port: int) -> dict[str, str]:
-    """This process' environment; cluster.env and what a local service needs where it is not set."""
+    """This process' environment. Variables that it lacks come from cluster.env and from here."""
     first = 20_000 + 50 * (port % 199)  # below the ports that the kernel gives to clients
     ports = (each for each in free_ports() if each != port)
     path = filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
     return (
         cluster_env()
         | {
-            # HAProxy listens there on every interface; two services must not collide.
+            # HAProxy listens on these ports on every interface; two services must not collide.
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(ports)),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(next(ports)),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(ports)),
-            # Replicas listen there. If two services shared a range, HAProxy would for a moment
-            # send requests to a replica of the other, on a port that ours failed to get.
+            # Replicas listen on these ports. If two services shared a range, a replica could fail
+            # to get its port, and HAProxy would for a moment send requests to the other service.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
-            # The one HAProxy on this machine learns at once that a replica leaves.
+            # There is one HAProxy on this machine, and it learns at once that a replica leaves.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         }
         | os.environ

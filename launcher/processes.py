@@ -1,8 +1,9 @@
 """Finds the processes of a service on this machine, and free ports.
 
-Every process of a service names its run directory: in its environment, or, where Ray overwrites
-that with a title, as the place where its output goes. So `stop` and the next start also find what
-a killed service left behind. Serve's HAProxy, for one, outlives its driver and keeps the port.
+Every process of a service names its run directory in its environment. Where Ray overwrites the
+environment with a title, the process' output still goes to that directory. So `stop` and the next
+start also find what a killed service left behind. For example, Serve's HAProxy outlives its driver
+and keeps the port.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import psutil
 from deployments.settings import PROJECT
 
 RUN = "MLC_RUN"  # in the environment: the run directory
-# Above those that Serve's replicas may take, below those that the kernel gives to clients.
+# Above the ports that Serve's replicas may take, below those that the kernel gives to clients.
 _FREE_PORTS = range(31_001, 32_768)
 
 
@@ -61,10 +62,10 @@ def kill(victims: Sequence[psutil.Process]) -> None:
 
 
 def free_ports() -> Iterator[int]:
-    """Ports that nothing listens on, in random order, none twice.
+    """Ports that no process listens on, in random order, each once.
 
-    They are not from the range of the kernel. A port that the kernel names free may go to a
-    client's connection a moment later, and one of Ray's many processes may be faster.
+    They are not from the kernel's range: the kernel may give such a port to the next connection
+    that one of Ray's many processes opens.
     """
     for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
         with socket.socket() as probe:

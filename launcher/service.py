@@ -1,4 +1,4 @@
-"""A service as a child process, started as users start it; for tests and benches."""
+"""Runs a service as a child process, started as users start it, for tests and benches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
 
     Args:
         config: a Serve config file; serve_config.yaml when None.
-        env: environment that wins over cluster.env and over this process' own.
+        env: variables that override cluster.env and this process' environment.
         port: a free one when None.
 
     Attributes:
@@ -58,7 +58,7 @@ class Service:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The driver's."""
+        """The driver's process."""
         if self._process is None:
             raise RuntimeError("the service has not been started")
         return self._process
@@ -74,7 +74,7 @@ class Service:
 
     @property
     def logs(self) -> Path:
-        """Serve's."""
+        """The folder of Serve's logs."""
         return self.run_directory / "session_latest/logs/serve"
 
     def start(self) -> Self:
@@ -92,7 +92,8 @@ class Service:
         """Return when the launcher has printed `text`.
 
         Raises:
-            RuntimeError: it ended without, or not within `within_s`; with what it printed.
+            RuntimeError: it ended without printing it, or did not print it within `within_s`. The
+                text has what it printed.
         """
         until = time.monotonic() + within_s
         while text not in self.output:
@@ -111,16 +112,16 @@ class Service:
         return self
 
     def wait(self, within_s: float = STOP_WITHIN_S) -> int:
-        """Wait until it ends by itself; its exit code."""
+        """Wait until it ends by itself; return its exit code."""
         return self.process.wait(within_s)
 
     def stop(self) -> int:
-        """Press Ctrl-C and wait; its exit code."""
+        """Press Ctrl-C and wait; return its exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
     def deploy(self, config: ServeConfig) -> None:
-        """Run `serve deploy`. Serve has accepted the config then, not applied it.
+        """Run `serve deploy`. It returns when Serve has accepted the config, before it is applied.
 
         Raises:
             RuntimeError: Serve refused it.
@@ -153,7 +154,7 @@ class Service:
             self.remove()
 
     def remove(self) -> None:
-        """Kill whatever still runs, and delete logs."""
+        """Kill processes that still run, and delete the run directory with its logs."""
         kill(list(processes(self.port)))
         if self._process is not None:
             self._process.wait(STOP_WITHIN_S)

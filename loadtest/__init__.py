@@ -1,1 +1,1 @@
-"""Load tests with Locust; they know the service by its URL alone."""
+"""Load tests with Locust. They know the service by its URL alone."""

@@ -1,4 +1,4 @@
-"""What a run counts beyond Locust's own statistics. Workers send theirs to the master."""
+"""Counts of a run beyond Locust's own statistics. Workers send theirs to the master."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Findings:
     """The counts of one process, or of all workers that report to it.
 
     Attributes:
-        counts: `arrivals` that were due, `dropped` ones of them; `refused` requests; `photos`
-            that were answered well.
-        late: milliseconds that an arrival was sent later than intended -> how often.
+        counts: `arrivals` that were due, and how many of them were `dropped`; `refused` requests;
+            `photos` that were answered well.
+        late: milliseconds by which an arrival was sent late -> how often.
         versions: model version -> requests it answered.
         history: entries that `Sampler` writes.
         problems: reasons why the run says nothing about the service.
-        began: Unix time; Locust's own is that of the first worker's start.
+        began: Unix time. Locust's own start time is that of the first worker.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Findings:
     began: float = field(default_factory=time.time)
 
     def hand_over(self) -> dict[str, dict[Any, int]]:
-        """What was counted since the last call, as a worker sends it."""
+        """The counts since the last call, as a worker sends them."""
         told = {}
         for name, counter in self._counters().items():
             told[name] = dict(counter)
@@ -50,7 +50,7 @@ class Findings:
         return told
 
     def take(self, told: Mapping[str, Mapping[Any, int]]) -> None:
-        """Add what a worker sent."""
+        """Add the counts that a worker sent."""
         for name, counter in self._counters().items():
             counter.update(told[name])
 
@@ -83,7 +83,7 @@ class Sampler:
             self.sample(time.monotonic() - began)
 
     def sample(self, at_s: float) -> None:
-        """One entry; rates and latency are those since the entry before."""
+        """Add one entry. Its rates and latency are those since the previous entry."""
         stats, findings = self._environment.stats, self._findings
         now = Counter({
             "answered": stats.total.num_requests - stats.total.num_failures,
@@ -103,10 +103,10 @@ class Sampler:
 
     def _replicas(self) -> Counter[str]:
         try:
-            # Through gevent's sockets: other users run meanwhile.
+            # It goes through gevent's sockets, so other users run meanwhile.
             with urlopen(f"{self._environment.host}/metrics", timeout=5) as answer:  # noqa: S310
                 text = answer.read().decode()
-        except OSError:  # no metrics, no curve; requests are counted elsewhere
+        except OSError:  # without metrics the plot has no replicas; the rest goes on
             return Counter()
         return Counter(
             sample.labels["deployment"]
@@ -117,7 +117,7 @@ class Sampler:
 
 
 def _lines(lines: Iterable[str]) -> str:
-    # The whole page takes the parser longer than the second until the next one.
+    # The parser is slow, and no user runs while it parses. So it gets these lines only.
     return "\n".join(line for line in lines if line.startswith(_REPLICAS))
 
 

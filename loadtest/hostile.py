@@ -1,4 +1,4 @@
-"""`locust -f loadtest/hostile.py`: three photos of ten are none; the others must not notice."""
+"""`locust -f loadtest/hostile.py`: three photos of ten are not photos; the others must not fail."""
 
 from loadtest.scenario import Arrivals, Scenario, Shopper
 

@@ -1,4 +1,4 @@
-"""How a scenario's load changes: from seconds since its start to a share of its peak."""
+"""Functions from the seconds since a scenario's start to its load, as a share of its peak."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 Level = Callable[[float, float], float]  # seconds since the start, seconds in all -> 0 to 1
 
-# A shop's day, hour by hour, as a share of its busiest one.
+# A shop's day: the load of each hour, as a share of the busiest hour's.
 _SALE_DAY = (
     0.15, 0.10, 0.08, 0.06, 0.06, 0.10, 0.20, 0.35, 0.50, 0.60, 0.65, 0.70,
     0.75, 0.70, 0.65, 0.65, 0.70, 0.75, 0.85, 0.95, 1.00, 0.90, 0.60, 0.30,
@@ -31,7 +31,7 @@ def spike(at_s: float, all_s: float) -> float:
 
 
 def sale_day(at_s: float, all_s: float) -> float:
-    """24 hours in the time of the run, between the hours by a straight line."""
+    """24 hours in the time of the run, interpolated linearly between the hours."""
     hour = 24 * at_s / all_s
     before, after = math.floor(hour) % 24, math.ceil(hour) % 24
     return _SALE_DAY[before] + (hour % 1) * (_SALE_DAY[after] - _SALE_DAY[before])
@@ -42,8 +42,8 @@ def arrivals(
 ) -> Iterator[float]:
     """Times of a Poisson process whose rate follows a level, in seconds since the start.
 
-    By thinning: arrivals at the peak's rate, each kept with the level's chance (Lewis and Shedler
-    1979, Naval Research Logistics Quarterly 26:403).
+    It draws arrivals at the peak's rate and keeps each with the level's probability: thinning
+    (Lewis and Shedler 1979, Naval Research Logistics Quarterly 26:403).
     """
     at_s = 0.0
     while (at_s := at_s + chance.exponential(1 / peak)) < seconds:

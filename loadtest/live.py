@@ -1,4 +1,4 @@
-"""What a run has found so far, for a Prometheus that watches it."""
+"""Exports the findings of a run while it lasts, for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`locust -f loadtest/one_against_four.py --host ONE --against FOUR`: both, in turn.
+"""`locust -f loadtest/one_against_four.py --host ONE --against FOUR`: loads both in turn.
 
-On a machine they share, half the time each keeps one's load off the other.
+Turns of 5 s keep the load of one variant off the other, if both share a machine.
 """
 
 from __future__ import annotations

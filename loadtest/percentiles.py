@@ -1,4 +1,4 @@
-"""Percentiles of what a load test measured."""
+"""Percentiles of the values that a load test measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 def percentile(counts: Mapping[int, int] | Mapping[float, int], share: float) -> float:
-    """The value that `share` of a histogram's values do not exceed; NaN of none.
+    """The value that `share` of a histogram's values do not exceed; NaN if there are none.
 
     Args:
         counts: value -> how often it occurs.
@@ -21,5 +21,5 @@ def percentile(counts: Mapping[int, int] | Mapping[float, int], share: float) ->
 
 
 def p99(values: Iterable[float]) -> float:
-    """The value that 99 of 100 values do not exceed; NaN of none."""
+    """The value that 99 of 100 values do not exceed; NaN if there are none."""
     return percentile(Counter(values), 0.99)

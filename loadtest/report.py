@@ -1,4 +1,4 @@
-"""What a run found: a table, a line of JSON, plots, and an exit code."""
+"""Reports the findings of a run: a table, a line of JSON, plots, and an exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loadtest.percentiles import percentile
 from loadtest.slo import Objectives
 
 KEPT, MISSED, BROKEN = 0, 1, 2
-# A generator that sends later than this part of the latency it measures is what it measures.
+# A generator that sends later than this share of the p99 that it measures, measures itself.
 _LATE_SHARE, _LATE_LEAST_S = 0.1, 0.005
 _PERCENTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 _STYLE: Any = {
@@ -31,11 +31,11 @@ _STYLE: Any = {
 
 
 def report(environment: Environment, findings: Findings, objectives: Objectives, to: TextIO) -> int:
-    """Write what was found to `to` and into the folder of `--out`.
+    """Write the report to `to` and into the folder of `--out`.
 
     Returns:
-        KEPT; MISSED, an objective; BROKEN, when nothing was answered or the generator, not the
-        service, was the limit: such a run says nothing of the service.
+        KEPT; MISSED, if the run missed an objective; BROKEN, if it says nothing about the service:
+        nothing was answered well, the roll-out failed, or the generator was the limit.
     """
     options: Any = environment.parsed_options
     out = Path(options.out)

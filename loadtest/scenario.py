@@ -1,6 +1,6 @@
-"""What makes a scenario of a locustfile: its options, its course, its findings, its verdict.
+"""Turns a locustfile into a scenario: options, load over time, findings and verdict.
 
-A locustfile imports the users from here and derives its course from Scenario; see steady.py.
+A locustfile imports the users from here and derives its load from Scenario; see steady.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Scenario(LoadTestShape):
     """Load over time.
 
     Attributes:
-        bad_share: of the photos that are sent, the part that is none.
+        bad_share: share of the sent photos that are not photos.
         needs: options that must be given.
     """
 
@@ -48,7 +48,7 @@ class Scenario(LoadTestShape):
         return steady(at_s, all_s)
 
     def target(self, environment: Environment) -> tuple[str, str]:
-        """Where to send: the prefix of the path, and the prefix of its name in the report."""
+        """The prefix of the request's path or URL, and the prefix of its name in the report."""
         del environment
         return "", ""
 
@@ -63,7 +63,7 @@ class Scenario(LoadTestShape):
         if at_s >= options.seconds:
             return 0, 100.0, [kind]
         if options.open_loop:
-            # The workers get it with the options: each takes its share of the rate.
+            # Locust sends the options to the workers. Each takes its share of the rate.
             options.senders = runner.worker_count if distributed else 1
             return options.senders, 100.0, [kind]
         users = round(options.peak * self.level(at_s, options.seconds))
@@ -74,12 +74,12 @@ class Scenario(LoadTestShape):
 def _add_options(parser: LocustArgumentParser) -> None:
     add = parser.add_argument_group("scenario").add_argument
     add("--peak", type=float, default=32, help="users; with --open-loop, requests a second")
-    add("--seconds", type=float, default=60, help="that the scenario takes")
+    add("--seconds", type=float, default=60, help="duration of the scenario")
     add("--open-loop", action="store_true", help="Poisson arrivals that wait for no answer")
-    add("--photos", help="a directory of photos; drawn ones without it")
-    add("--slo", default=str(OBJECTIVES), help="objectives")
+    add("--photos", help="a directory of photos; default: drawn photos")
+    add("--slo", default=str(OBJECTIVES), help="file of objectives")
     add("--out", default="loadtest-report", help="where plots and JSON go")
-    add("--metrics-port", type=int, help="where Prometheus may scrape the run")
+    add("--metrics-port", type=int, help="port where Prometheus may scrape the run")
     add("--against", default="", help="URL of the other service, for one_against_four")
     add("--rollout", default="", help="command that rolls a model out, for model_rollout")
 

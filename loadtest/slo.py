@@ -11,7 +11,7 @@ OBJECTIVES = Path(__file__).with_name("slo.yaml")
 
 
 class Objectives(BaseModel):
-    """Upper bounds, but for requests_per_s; None is not judged."""
+    """Upper bounds, except requests_per_s, a lower bound. None is not judged."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,7 +22,7 @@ class Objectives(BaseModel):
     requests_per_s: NonNegativeFloat | None = None
 
     def missed(self, measured: dict[str, float]) -> list[str]:
-        """The names of the objectives that `measured`, by the same names, does not keep."""
+        """The names of the objectives that `measured` (name -> value) does not keep."""
         missed = []
         for name, asked in self.model_dump(exclude_none=True).items():
             kept = measured[name] >= asked if name == "requests_per_s" else measured[name] <= asked

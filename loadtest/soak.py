@@ -1,4 +1,4 @@
-"""`locust -f loadtest/soak.py --seconds 14400`: steady, for as long as a leak needs to show."""
+"""`locust -f loadtest/soak.py --seconds 14400`: the same load for hours, so that leaks show."""
 
 from loadtest.scenario import Arrivals, Scenario, Shopper
 

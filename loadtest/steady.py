@@ -1,4 +1,4 @@
-"""`locust -f loadtest/steady.py`: the same load all the time."""
+"""`locust -f loadtest/steady.py`: constant load."""
 
 from loadtest.scenario import Arrivals, Scenario, Shopper
 

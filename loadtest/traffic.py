@@ -1,4 +1,4 @@
-"""A shop's traffic: which photo is asked next, and whether what came back is an answer."""
+"""A shop's traffic: chooses the next photo, and checks the answer to it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _KINDS = (
     (0.08, (300, 400), "PNG"),
     (0.07, (300, 400), "WEBP"),
 )
-# Larger ones are enlarged: a worker that draws for seconds begins its run so much later.
+# Larger photos are enlarged from this size: a worker that draws for seconds starts that much later.
 _DRAWN_PX = (60, 80)
-# How often a photo is asked falls with its rank to this power (web requests: 0.64 to 0.83; Breslau
+# Requests for a photo fall with its rank to this power (web requests: 0.64 to 0.83; Breslau
 # et al. 1999, Web Caching and Zipf-like Distributions).
 _ZIPF = 0.8
 _BAD = (415, 422)
@@ -36,7 +36,7 @@ BAD = (b"no photo at all", b"\xff\xd8\xff\xe0 a JPEG that ends here", b"GIF89a")
 
 
 class Many(NamedTuple):
-    """Batch calls: their share of all, and how many photos each carries."""
+    """Batch requests: their share of all requests, and how many photos each carries."""
 
     share: float
     photos: int
@@ -50,8 +50,8 @@ class Traffic:
 
     Args:
         photos: the most popular first.
-        bad_share: of what is sent, the part that is no photo.
-        seed: of the order.
+        bad_share: share of what is sent that is not a photo.
+        seed: seed of the order.
     """
 
     def __init__(self, photos: Sequence[bytes], bad_share: float = 0.0, seed: int = 0) -> None:
@@ -61,7 +61,7 @@ class Traffic:
         self._bad = itertools.cycle(BAD)
 
     def next_photo(self) -> tuple[bytes, bool]:
-        """A photo, and whether it is good."""
+        """The contents of a photo, and whether they are really a photo."""
         if self._chance.random() < self._bad_share:
             return next(self._bad), False
         return self._photos[self._chance.choice(len(self._photos), p=self._weights)], True
@@ -69,10 +69,10 @@ class Traffic:
 
 @cache
 def photos(directory: str | None) -> Sequence[bytes]:
-    """The files of a directory, by name; drawn ones when there is none.
+    """The files of a directory, sorted by name; drawn photos if `directory` is None.
 
     Raises:
-        ValueError: one is no photo, or there are none.
+        ValueError: a file is not a photo, or there are no files.
     """
     if directory is None:
         return _drawn()
@@ -103,7 +103,7 @@ def _drawn(count: int = 200) -> list[bytes]:
 
 
 def version_of(body: bytes | None) -> str:
-    """The model's version that an answer tells; none of what is no answer."""
+    """The model version in an answer; "" if the body is not an answer."""
     found = _VERSION.search(body or b"")
     return found[1].decode() if found else ""
 
@@ -120,9 +120,9 @@ def fault_of(
 
     Args:
         status: 0 for no answer at all.
-        good: whether each that was sent is a photo; a bad one is to be refused with 415 or 422.
+        good: for each photo sent, whether it is one; bad ones must be refused with 415 or 422.
         heads: head -> classes of the model that answered.
-        many: whether it was a batch call.
+        many: whether it was a batch request.
     """
     if status == 0:
         return "no answer"

@@ -1,4 +1,4 @@
-"""Who sends: shoppers in a closed loop, or arrivals in an open one; both check what comes back."""
+"""The clients: shoppers in a closed loop, or arrivals in an open loop. Both check the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loadtest.levels import arrivals
 from loadtest.traffic import MANY, REFUSED, Traffic, fault_of, photos, version_of
 
 ANSWERED_WITHIN_S = 30.0
-_IN_FLIGHT_MOST = 2000  # of an open loop, in one process; what would go beyond is dropped
+_IN_FLIGHT_MOST = 2000  # of an open loop, in one process; arrivals beyond that are dropped
 
 
 class _Client(FastHttpUser):
@@ -33,10 +33,10 @@ class _Client(FastHttpUser):
         self.chance = np.random.default_rng(seed)
 
     def ask(self, intended: float | None = None) -> None:
-        """Classify a photo, or now and then several in a call.
+        """Send one photo, or, with the chance MANY.share, a batch request of several.
 
         Args:
-            intended: when it was meant to be sent, on `time.perf_counter`; latency counts from it.
+            intended: when it should have been sent, on `time.perf_counter`; latency counts from it.
         """
         many = self.chance.random() < MANY.share
         sent = [self.traffic.next_photo() for _ in range(MANY.photos if many else 1)]
@@ -74,18 +74,18 @@ class _Client(FastHttpUser):
                 answer.success()
 
     def _heads(self, base: str, version: str) -> dict[str, list[str]]:
-        """The classes of a version; asked of the service once, when it is first seen."""
+        """The classes of a model version; {} until GET /v1/model has described that version."""
         if version and version not in self.heads:
             with self.client.get(f"{base}/v1/model", name="/v1/model", catch_response=True) as told:
                 told.success()
                 model = told.json() if told.status_code == 200 else {}
-            if model.get("version") == version:  # not the other one, in the middle of a roll-out
+            if model.get("version") == version:  # in a roll-out, another version may answer
                 self.heads[version] = model["heads"]
         return self.heads.get(version, {})
 
 
 class Shopper(_Client):
-    """A closed loop: asks, waits for the answer, looks at it, asks again."""
+    """A closed loop: sends a request, waits for the answer, checks it, sends the next one."""
 
     wait_time = between(0.05, 0.15)
 
@@ -95,7 +95,7 @@ class Shopper(_Client):
 
 
 class Arrivals(_Client):
-    """An open loop: requests leave at the times of a Poisson process, answered or not."""
+    """An open loop: sends at the times of a Poisson process, whether or not answers arrived."""
 
     @task
     def arrive(self) -> None:

@@ -1,1 +1,1 @@
-"""The model and all about it: photos, spec, artifact, engines, training, evaluation."""
+"""The model: photos, spec, artifact, engines, labels, training, evaluation."""

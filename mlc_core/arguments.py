@@ -1,4 +1,4 @@
-"""The command line of `mlc`: commands, options and what they accept. It runs nothing."""
+"""Declares the command line of `mlc`: commands, options and their values. It runs nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     """The parser of the command line.
 
     Args:
-        commands: what runs classify, train, evaluate and quantize, by these names.
+        commands: name -> function that runs it: classify, train, evaluate and quantize.
 
     Returns:
         A parser whose result has, as `command`, the function to call with it.
@@ -66,12 +66,12 @@ def _classify(command: argparse.ArgumentParser) -> None:
         help="file, directory (all photos in and below it) or quoted pattern",
     )
     _model(command)
-    command.add_argument("--json", action="store_true", help="one JSON object a line, a photo each")
+    command.add_argument("--json", action="store_true", help="print one line of JSON per photo")
     command.add_argument(
         "--top-k",
         type=_whole(1, MAX_TOP_K),
         default=1,
-        help=f"labels a head, 1 to {MAX_TOP_K}, default %(default)s",
+        help=f"labels per head, 1 to {MAX_TOP_K}, default %(default)s",
     )
     command.add_argument(
         "--precision",
@@ -85,14 +85,14 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         type=_artifact_path,
-        help=f"where it goes: …/NAME/VERSION, default the next free version in {MODEL.parent}",
+        help=f"where to save it: …/NAME/VERSION, default the next free version in {MODEL.parent}",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the model that is there")
     command.add_argument(
         "--run",
         type=Path,
         help=f"directory of the checkpoints, default {PROJECT}/runs/NAME-VERSION; "
-        "training continues from what is there",
+        "training continues from the checkpoints in it",
     )
     command.add_argument(
         "--heads",
@@ -101,8 +101,10 @@ def _train(command: argparse.ArgumentParser) -> None:
         metavar="HEAD,…",
         help=f"the heads to train, default all: {','.join(HEADS)}",
     )
-    # No defaults here: the recipe's are in mlc_core.training.trainer, which imports Keras.
-    recipe = command.add_argument_group("recipe", "What is not named is as docs/model.md has it.")
+    # The defaults are those of Recipe in mlc_core.training.trainer, which imports Keras.
+    recipe = command.add_argument_group(
+        "recipe", "The defaults are those of Recipe in mlc_core/training/trainer.py."
+    )
     whole = _whole(1)
     recipe.add_argument("--epochs", type=whole, metavar="N")
     recipe.add_argument("--batch-size", type=whole, metavar="N", help="photos")
@@ -134,7 +136,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
-        help="the latter is faster on a GPU, and on a CPU that has AVX512-BF16",
+        help="mixed_bfloat16 is faster on a GPU, and on a CPU that has AVX512-BF16",
     )
 
 

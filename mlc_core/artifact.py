@@ -18,18 +18,18 @@ from mlc_core.errors import ArtifactError
 from mlc_core.spec import Spec
 
 SPEC, KERAS, ONNX, METRICS = "spec.json", "model.keras", "model.onnx", "metrics.json"
-INT8 = "model.int8.onnx"  # optional: quantization refuses a network that loses too much
-TRAINING_IDS = "training_ids.txt.gz"  # optional: artifacts from before there was this list lack it
+INT8 = "model.int8.onnx"  # optional: quantization refuses a network that loses too much accuracy
+TRAINING_IDS = "training_ids.txt.gz"  # optional: older artifacts lack it
 SUMS = "SHA256SUMS"
 INPUT = "images"  # of the network, in every format
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained model whose files are what they were when it was saved.
+    """A trained model whose files have not changed since it was saved.
 
     Attributes:
-        metrics: contents of metrics.json: accuracy a head, how it was trained and on what.
+        metrics: contents of metrics.json: accuracy of each head, the training and its data.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Artifact:
 
 
 def pack_ids(ids: Iterable[str]) -> bytes:
-    """The contents of training_ids.txt.gz: sorted, one per line; equal ids give equal bytes."""
+    """The contents of training_ids.txt.gz: sorted ids, one per line. Equal ids give equal bytes."""
     return gzip.compress("".join(f"{each}\n" for each in sorted(ids)).encode(), mtime=0)
 
 
@@ -79,7 +79,7 @@ def unpack_ids(packed: bytes) -> frozenset[str]:
 
 
 def load_artifact(path: Path | str) -> Artifact:
-    """Verify the artifact at `path` and read what describes it.
+    """Verify the artifact at `path` and read its spec and metrics.
 
     Raises:
         ArtifactError: a file is missing or altered, or spec and metrics name different heads.

@@ -1,6 +1,6 @@
 """The command `mlc`: calls the modules that do the work, and prints.
 
-Imports what trains only when it is needed: `mlc classify` starts without TensorFlow.
+It imports the training modules only when they are needed: `mlc classify` starts without TensorFlow.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CELL = 22  # characters of a table's column
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     commands = {
         "classify": _classify,
         "train": _train,
@@ -100,7 +100,7 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _photos(name: str) -> list[Path]:
-    """The files that an argument means: a directory's photos, a pattern's matches, or itself."""
+    """The files of an argument: a directory's photos, a pattern's matches, or the file itself."""
     path = Path(name)
     if path.is_dir():
         formats = Image.registered_extensions()
@@ -108,7 +108,7 @@ def _photos(name: str) -> list[Path]:
         return sorted(file for file in named if file.is_file())
     if glob.has_magic(name) and not path.exists():
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path takes no absolute pattern)
-        # ** matches a directory and what is in it.
+        # ** matches a directory and also the files in it.
         return list(dict.fromkeys(photo for match in matches for photo in _photos(match)))
     return [path]
 
@@ -138,7 +138,7 @@ def _opened(photo: Path, size: ImageSize) -> NDArray[np.uint8] | Exception:
 
 
 def _ranked(label: Mapping[str, Any], rank: int) -> str:
-    """A head's label and confidence, or those of an alternative; "" if there are not so many."""
+    """A head's label (rank 0) or alternative, with its confidence; "" if there is none."""
     ranked = [label, *label["alternatives"]]
     return "{label} {confidence:.0%}".format(**ranked[rank]) if rank < len(ranked) else ""
 
@@ -171,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     metrics = evaluate_artifact(artifact, engine.infer, options.data, out, _report)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     _print_metrics(metrics)
-    print(f"wrote {out}/metrics.json and a confusion picture a head")
+    print(f"wrote {out}/metrics.json and a confusion picture for each head")
     return OK
 
 
@@ -212,11 +212,11 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _tensorflow_notes_hidden() -> Iterator[None]:
-    """Keep from the terminal what TensorFlow notes on its own build while it is imported.
+    """Hide the notes about its build that TensorFlow prints while it is imported.
 
-    No setting silences the first of these notes. They appear if the import fails.
+    No setting silences the first of these notes. If the import fails, they are printed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for the notes after the import
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides the notes after the import
     stderr = os.dup(2)
     try:
         with tempfile.TemporaryFile() as notes:
@@ -237,7 +237,7 @@ def _refuse_to_replace(model: Path, *, overwrite: bool) -> None:
     """Fail before the training, not after it.
 
     Raises:
-        ArtifactError: there is a model and it must stay, or there is something else.
+        ArtifactError: `model` exists and must stay, or is not a model.
     """
     if model.exists() and not overwrite:
         raise ArtifactError(f"{model} exists; name another --model, or add --overwrite")

@@ -17,7 +17,7 @@ into an exit code.
 
 
 class MlcError(Exception):
-    """Base of every error this package raises on purpose; its text tells what to do."""
+    """Base of every error that this package raises on purpose; its text says what to do."""
 
 
 class PhotoFault(MlcError):

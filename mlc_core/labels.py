@@ -1,6 +1,6 @@
-"""The JSON that answers a photo: written from probabilities, parsed, and merged.
+"""Writes the JSON that answers a photo, from probabilities; parses and merges such answers.
 
-Replicas pass it on as bytes; no other module knows its keys.
+Replicas pass an answer on as bytes and read none of its keys.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Labeller:
             probabilities: head -> float32 (N, classes).
             choices: N of them.
         """
-        # Python's own numbers are several times faster to look up and to write than numpy's.
+        # Python's numbers are several times faster to look up and to write than numpy's.
         best = {head: probabilities[head].argmax(axis=1).tolist() for head in self._classes}
         confidence = {head: probabilities[head].max(axis=1).tolist() for head in self._classes}
         answers = []
@@ -113,7 +113,7 @@ def join_identities(models: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def join_heads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What several models say of their heads, in one mapping.
+    """One mapping of the heads of several models.
 
     Raises:
         ValueError: two of them name the same head.

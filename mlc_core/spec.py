@@ -1,4 +1,4 @@
-"""What training fixed about a model: image size, heads and their classes, name and version."""
+"""The spec, which training fixes: image size, heads and their classes, name and version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADS = tuple(COLUMNS)
 
 @dataclass(frozen=True)
 class ImageSize:
-    """What the network takes: every image is exactly this large."""
+    """The size of the images that the network takes. Every image is exactly this large."""
 
     height_px: int
     width_px: int
@@ -36,7 +36,7 @@ class ImageSize:
         return f"{self.width_px}×{self.height_px}"
 
 
-# Of the photos in Fashion Product Images (Small); the default of training.
+# The size of the photos in Fashion Product Images (Small); training uses it by default.
 DEFAULT_IMAGE_SIZE = ImageSize(height_px=80, width_px=60)
 
 

@@ -1,7 +1,8 @@
 """The Grafana dashboard; `make generate` writes monitoring/dashboard.json from it.
 
-Built with Grafana's own types, so that what is printed is what Grafana reads. Metrics are those of
-deployments/metrics.py and Serve's; the series with colons are recorded by monitoring/rules.yaml.
+Grafana's own types build it, so the file has the format that Grafana reads. The metrics are those
+of deployments/telemetry/catalogue.py and Serve's; monitoring/rules.yaml records the series with
+colons.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Panel:
     """One panel.
 
     Attributes:
-        queries: (PromQL, legend); a legend's {{label}} is filled in for each series.
-        unit: Grafana's name of it.
-        stacked: one area on the other, where their sum means something.
-        limits: for a number instead of a plot: from where it turns orange, then red.
+        queries: (PromQL, legend); Grafana fills in a legend's {{label}} for each series.
+        unit: Grafana's name of the unit.
+        stacked: whether to stack the areas; their sum must mean something.
+        limits: None for a plot. For a single number, the values where it turns orange, then red.
     """
 
     title: str
@@ -96,7 +97,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Busiest engine",
-            "Share of 5 minutes; over 90% queues grow.",
+            "Share of 5 minutes; above 90%, queues grow.",
             "percentunit",
             ((f"max(mlc:engine_busy:rate5m{{{_APP}}})", ""),),
             limits=(0.75, 0.9),
@@ -126,14 +127,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Problems a second, by name",
-            "Of photos and of requests; the name tells the cause.",
+            "Of photos and of requests; the name says the cause.",
             "cps",
             ((_rate("ray_mlc_problems_total", _APP, "problem"), "{{problem}}"),),
             stacked=True,
         ),
         Panel(
             "Photos a second, by format",
-            "By what their bytes show.",
+            "By the format that their bytes show.",
             "cps",
             ((_rate("ray_mlc_photos_received_total", _APP, "format"), "{{format}}"),),
             stacked=True,
@@ -142,7 +143,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Latency": (
         Panel(
             "Requests for one photo",
-            "Answered well; from the end of the upload to the answer.",
+            "Answered with 200; from the end of the upload to the answer.",
             "s",
             tuple(
                 (
@@ -166,8 +167,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Budget burn",
-            "Times the rate that uses up 30 days' budget in 30 days, over an hour; "
-            "14.4 pages, 6 for six hours makes a ticket.",
+            "Over one hour; 1 uses up the budget of 30 days in 30 days. "
+            "14.4 pages; 6 over six hours opens a ticket.",
             "none",
             (
                 (f"mlc:error_ratio:rate1h{{{_APP}}} / 0.001", "errors"),
@@ -249,7 +250,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Photos a second, by version",
-            "A roll-out moves them from one to the other.",
+            "A roll-out moves them from one version to the next.",
             "cps",
             (
                 (
@@ -294,7 +295,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Confidence, 10th percentile",
-            "It falls first.",
+            "It falls before the mean does.",
             "percentunit",
             (
                 (
@@ -305,7 +306,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Most frequent classes: $head",
-            "What the shop sends.",
+            "What the clients send.",
             "cps",
             ((f"topk(8, {_rate('ray_mlc_predictions_total', _HEAD, 'class')})", "{{class}}"),),
         ),

@@ -1,4 +1,4 @@
-"""Deterministic pictures of garments in known colours: what tests and demos use for photos."""
+"""Draws garments in known colours, always the same way. Tests and demos use them as photos."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CATEGORIES = {
     "Ties": ("Accessories", "Ties"),
     "Casual Shoes": ("Footwear", "Shoes"),
 }
-# What the data set has besides, that no head names yet: its column `usage`.
+# The data set's column `usage`, which no head names yet.
 USAGES = {
     "Tshirts": "Casual",
     "Trousers": "Formal",
@@ -75,7 +75,7 @@ def draw_garment(
 
 
 def write_dataset(path: Path, photos_each: int, size_px: tuple[int, int] = (60, 80)) -> int:
-    """Write a data set of every category in every colour; returns how many photos."""
+    """Write a data set of every category in every colour; return the number of photos."""
     (path / "images").mkdir(parents=True)
     rows: list[list[str]] = []
     for category, (master, sub) in CATEGORIES.items():

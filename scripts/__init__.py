@@ -1,1 +1,1 @@
-"""What maintains the repository itself."""
+"""Commands that maintain the repository itself."""

@@ -1,6 +1,6 @@
-"""`make generate`: writes every file of the repository that is made from another one.
+"""`make generate`: writes every file of the repository that is generated from another one.
 
-With --check it writes nothing, and fails when a file is stale.
+With --check it writes nothing, and fails if a file is stale.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each peer does with a photo: decodes it, and runs the model on ONNX Runtime.
+"""Decodes a photo and runs the model on ONNX Runtime, in the same way for each peer.
 
 A careful user writes such code around the model's files. It imports nothing from mlc_core, which
 the peers' environment does not have. It does not limit or check photos.
@@ -24,14 +24,14 @@ Answer = dict[str, dict[str, dict[str, Any]]]  # our JSON without model and alte
 
 
 def load_decoder(settings: PeerSettings) -> Callable[[bytes], ImageArray]:
-    """What decodes a photo to the size that the model takes."""
+    """A function that decodes a photo to the size that the model takes."""
     image = _spec(settings)["image"]
     decode = {"pillow": _decode_with_pillow, "simplejpeg": _decode_with_simplejpeg}
     return partial(decode[settings.decoder], size_px=(image["width_px"], image["height_px"]))
 
 
 def load_model(settings: PeerSettings) -> Callable[[Sequence[ImageArray]], list[Answer]]:
-    """What names the labels of a batch of images, on the thread that calls it."""
+    """A function that names the labels of a batch of images, on the thread that calls it."""
     import onnxruntime as ort  # noqa: PLC0415  (a process that only decodes does not need it)
 
     options = ort.SessionOptions()

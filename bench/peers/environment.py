@@ -1,4 +1,4 @@
-"""The peers' own virtual environment. It is made again when requirements.txt or Python changes.
+"""The peers' own virtual environment. It is rebuilt when requirements.txt or Python changes.
 
 It is separate from .venv, so that the peers' dependencies do not constrain this service's.
 """
@@ -17,15 +17,15 @@ from pathlib import Path
 from bench.peers.errors import PeerError
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-# They do most of the work. With other versions, the comparison would not be one of servers.
+# These do most of the work. With other versions, the command would not compare servers only.
 _SAME_AS_OURS = ("onnxruntime", "pillow")
 
 
 def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
-    """Make the environment if needed, with the Python that this process' environment is based on.
+    """Create the environment if needed, from the Python that runs this process.
 
     Returns:
-        Its Python.
+        The path of the environment's Python.
 
     Raises:
         PeerError: pip can't install the peers, or they would run another engine or decoder.
@@ -52,7 +52,7 @@ def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
 
 
 def pinned() -> dict[str, str]:
-    """Package -> version, without those that depend on the version of Python."""
+    """Package -> version, without packages whose version depends on that of Python."""
     lines = REQUIREMENTS.read_text(encoding="utf-8")
     return dict(re.findall(r"^(\S+)==(\S+)$", lines, re.MULTILINE))
 

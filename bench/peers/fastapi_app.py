@@ -17,7 +17,7 @@ from bench.peers.settings import PeerSettings
 
 
 def build() -> FastAPI:
-    """What `uvicorn --factory` serves."""
+    """The application that `uvicorn --factory` serves."""
     app, settings = FastAPI(), PeerSettings.from_environment()
     decode, infer = load_decoder(settings), load_model(settings)
     # FastAPI's own pool has 40 threads. On two cores, at 64 connections, p99 with it was 2 to 5

@@ -1,7 +1,7 @@
 """LitServe: one process for HTTP, and one worker that decodes and infers in batches.
 
-This module does not postpone the evaluation of annotations: LitServe passes the one of
-decode_request to FastAPI, which can't resolve its text.
+This module does not postpone the evaluation of annotations. LitServe passes the annotation of
+decode_request to FastAPI, which can't resolve it from its text.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One peer from start to stop, and the labels that a server answers."""
+"""Runs one peer, and reads the labels that a server answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 from bench.peers.errors import PeerError
 from bench.peers.settings import PeerSettings
 
-# How a user starts each peer, without the port.
+# The command that starts each peer, without the port.
 _COMMANDS = {
     "mosec": ("bench.peers.mosec_app", "--address", "127.0.0.1", "--log-level", "warning"),
     "fastapi": ("uvicorn", "--factory", "bench.peers.fastapi_app:build",
@@ -37,9 +37,9 @@ class Peer:
 
     Args:
         name: one of NAMES.
-        python: of the peers' environment.
-        root: of this repository.
-        photo: the peer is ready when it answers this one.
+        python: the Python of the peers' environment.
+        root: the root of this repository.
+        photo: the peer is ready when it answers this photo.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Peer:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOPPED_WITHIN_S)
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # also workers that outlive it
+            os.killpg(self._process.pid, signal.SIGKILL)  # also workers that outlive the server
         self._process.wait()
         self._output.close()
 

@@ -1,7 +1,6 @@
-"""What the command tells the processes of a peer.
+"""The settings that the command passes to the processes of a peer.
 
-It goes through environment variables, because mosec and LitServe start worker processes of their
-own.
+They travel in environment variables, because mosec and LitServe start their own worker processes.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What speaks HTTP: the ingress deployment, its routes, bodies, problems, contract and page."""
+"""HTTP: the ingress deployment, its routes, bodies, problems, contract and page."""

@@ -1,4 +1,4 @@
-"""The HTTP contract as a Starlette application. Behind it, a dispatcher is all that it knows."""
+"""The HTTP contract as a Starlette application. It knows nothing behind the dispatcher."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _PAGE_HEADERS = {
 
 
 class Pipeline(Protocol):
-    """What the routes need of a dispatcher; see pipeline.dispatcher.Dispatcher."""
+    """The methods of a dispatcher that the routes call; see pipeline.dispatcher.Dispatcher."""
 
     def submit(
         self, data: bytes, choice: Choice, request_id: str
@@ -82,8 +82,8 @@ def build_api(
     """The application.
 
     Args:
-        describe: answers /v1/model.
-        not_ready: why the service is not ready; None when it is.
+        describe: describes the model in service, as /v1/model answers it.
+        not_ready: says why the service is not ready; None when it is.
     """
     limits, upload_timeout_s = settings.limits, settings.upload_timeout_s
     page = _PAGE.read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ class _OnePhoto:
                 answer = _answer(await self._pipeline.wait(submitted), entry)
             if isinstance(answer, Exception):
                 raise answer
-        except Exception as error:  # whatever it is, the client gets its problem details
+        except Exception as error:  # the client gets problem details for any error
             await self._problems.response(error, entry)(scope, receive, send)
             return
         entry.status = int(HTTPStatus.OK)
@@ -182,7 +182,7 @@ class _OnePhoto:
 
 
 class _Api(Starlette):
-    """Answers one photo before Starlette's middleware and router, in an eighth of their time."""
+    """Calls the route for one photo without Starlette's middleware and router: they take longer."""
 
     def __init__(
         self, one_photo: _OnePhoto, telemetry: Telemetry, problems: Problems, **starlette: Any
@@ -227,7 +227,7 @@ def _noting_status(send: Send, entry: Entry) -> Send:
 
 
 async def _read(body: Awaitable[_Body], entry: Entry) -> _Body:
-    """The photos of a body; notes how long it took to arrive."""
+    """The photos of a body. Notes how long the body took to arrive."""
     began = time.monotonic()
     photos = await body
     entry.stages_s["read"] = time.monotonic() - began
@@ -235,7 +235,7 @@ async def _read(body: Awaitable[_Body], entry: Entry) -> _Body:
 
 
 def _answer(outcome: Dispatched | Exception, entry: Entry) -> Answer:
-    """The answer to a photo; notes where its time went."""
+    """The answer to a photo. Notes where its time went."""
     if isinstance(outcome, Exception):
         return outcome
     longest_s = max(outcome.waited_s, entry.stages_s.get(outcome.stage, 0.0))
@@ -257,7 +257,7 @@ async def _metrics(_: Request) -> Response:
 
 
 def _choice(request: Request) -> Choice:
-    """How the query asks for the labels to be chosen.
+    """Read from the query how to choose the labels.
 
     Raises:
         MalformedRequest: a parameter is unknown, given twice, not a number, or out of its range.

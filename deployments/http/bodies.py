@@ -1,4 +1,4 @@
-"""Request bodies to photos: limits and parsing. Decodes no photo."""
+"""Reads photos from request bodies, within limits. It decodes no photo."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one phot
 async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes:
     """The photo of a request: its raw body, or the multipart field `image`.
 
-    A raw body may be declared as anything, since clients declare whatever their library does: the
-    bytes decide later.
+    A raw body may have any declared type, since many clients declare what their library chooses.
+    The preprocessor decides by the bytes.
 
     Raises:
-        RequestError: there is no photo in it, more than one, or it is over a limit.
+        RequestError: the body has no photo or several, is over a limit, or arrives too slowly.
     """
     if _media_type(request) == "multipart/form-data":
         body = await _read(request, limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES, timeout_s)
@@ -44,10 +44,12 @@ async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes
 async def many_photos(
     request: Request, limits: Limits, timeout_s: float
 ) -> list[bytes | Exception]:
-    """The photos in the multipart fields `images`, in their order; a fault in place of a bad one.
+    """The photos in the multipart fields `images`, in order.
+
+    An empty file, or one over the limit, is an exception in the list.
 
     Raises:
-        RequestError: no form, no photo in it, or over a limit as a whole.
+        RequestError: the body is no form, has no photo, is over a limit, or arrives too slowly.
     """
     declared = _media_type(request)
     if declared != "multipart/form-data":
@@ -76,7 +78,7 @@ def _too_large(limit_bytes: int) -> RequestTooLarge:
 
 
 async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body; refuses it as soon as it is over the limit."""
+    """Read the body. Refuse it as soon as it is over the limit."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -100,7 +102,7 @@ class _InMemory(MultiPartParser):
 
 
 async def _files(request: Request, body: bytes, field: str, most: int) -> list[bytes]:
-    """The files of one field of a multipart form, at least one and `most` at the most."""
+    """The files of one field of a multipart form, 1 to `most` of them."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body

@@ -20,7 +20,8 @@ _PERIOD_S = 0.1
 class Disconnects:
     """Asks the server, ten times a second, about every request that has an unfinished future.
 
-    Serve's own watch is a task for each request, which costs more than most photos do.
+    Serve's own watch is a task for each request. Without it and Serve's timeout, the ingress saves
+    0.07 core-ms per photo (docs/LOG.md).
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class Disconnects:
         """Have the future raise ClientLeft if the client leaves within the block.
 
         Args:
-            receive: of a request whose body has been read.
+            receive: the ASGI `receive` of a request whose body has been read.
         """
         self._watched[future] = receive
         try:
@@ -40,7 +41,7 @@ class Disconnects:
             del self._watched[future]
 
     async def watch(self) -> None:
-        """Check by the clock, until cancelled."""
+        """Check ten times a second, until cancelled."""
         while True:
             self.check()
             await asyncio.sleep(_PERIOD_S)
@@ -53,10 +54,10 @@ class Disconnects:
 
 
 def _has_left(receive: Receive) -> bool:
-    """Whether the next message of a request that was read is its disconnect, without waiting.
+    """Whether the next message of a request is its disconnect. It does not wait for a message.
 
-    Asking also makes uvicorn read on after a body over 64 KiB, where it had stopped; only then
-    does it notice that the client left.
+    uvicorn stops reading after a body over 64 KiB. Asking makes it read on, and only then does it
+    notice that the client left.
     """
     message = receive()
     try:

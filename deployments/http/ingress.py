@@ -23,7 +23,7 @@ from deployments.telemetry.request_log import RequestLog, request_log_file
 
 
 class Ingress:
-    """Holds what the HTTP contract needs: dispatcher, readiness probe, telemetry, handles."""
+    """Connects HTTP to the pipeline: dispatcher, readiness probe, telemetry and handles."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What happens to a request before Ray Serve sees it, and to its response afterwards.
+"""Middleware that sees a request before Ray Serve does, and its response afterwards.
 
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, which Serve calls.
 """
@@ -24,8 +24,8 @@ _OFF = [(b"x-request-timeout-seconds", b"0"), (b"x-request-disconnect-disabled",
 class RequestHeaders:
     """Removes the headers that steer Serve, and request ids that are unfit for a log.
 
-    Serve makes an id where none is left, and adds it to the response. The application must not
-    add a second one.
+    If no id is left, Serve creates one. Serve adds the id to the response, so the application must
+    not add a second one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,7 +44,7 @@ class RequestHeaders:
 class OneWrite:
     """Makes uvicorn send the head of a response together with its body.
 
-    On its own it writes them one after the other: two system calls, and two TCP segments.
+    By default it writes them one after the other: two system calls, and two TCP segments.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -14,7 +14,7 @@ _BINARY = {"type": "string", "format": "binary"}
 _PHOTO = _BINARY | {"minLength": 1}
 _REQUEST_ID = {
     "X-Request-ID": {
-        "description": "The request's own id, or the one it was given.",
+        "description": "The id that the client sent, or a new one.",
         "schema": {"type": "string"},
     }
 }
@@ -24,7 +24,7 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
     """The contents of /openapi.json.
 
     Args:
-        heads: of the model in service.
+        heads: heads of the model in service.
     """
     limits = settings.limits
     return {
@@ -34,8 +34,9 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "version": "1",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Names the colour, master category, sub-category and category of a "
-            f"product photo. Formats: {', '.join(FORMATS)}, told by the bytes, not by the header. "
-            f"At most {limits.max_photo_bytes} bytes and {limits.max_photo_pixels} pixels a photo.",
+            f"product photo. Formats: {', '.join(FORMATS)}; the bytes decide, not the header. "
+            f"A photo has at most {limits.max_photo_bytes} bytes "
+            f"and {limits.max_photo_pixels} pixels.",
         },
         "paths": {
             "/v1/classify": {"post": _classify()},
@@ -101,7 +102,7 @@ def _classify_batch(max_photos: int) -> dict[str, Any]:
 
 def _readyz() -> dict[str, Any]:
     return {
-        "summary": "The model is loaded and the whole chain answers",
+        "summary": "The model is loaded and the whole pipeline answers",
         "responses": {"200": _json("Ready", "Health"), "503": _json("Not ready", "Health")},
     }
 
@@ -216,7 +217,7 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                 "metrics": {"type": "object"},
                 "refused_update": {
                     "type": ["string", "null"],
-                    "description": "Why the model that was asked for last is not in service.",
+                    "description": "Why the model that was requested last is not in service.",
                 },
             }
         ),

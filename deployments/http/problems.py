@@ -1,4 +1,4 @@
-"""Errors to HTTP, as RFC 9457 problem details: the one place where a status is chosen."""
+"""Turns errors into RFC 9457 problem details: the one place that chooses an error's status."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Problems:
         self._retry_after_s, self._recorder = retry_after_s, recorder
 
     def details(self, error: Exception, request_id: str) -> dict[str, Any]:
-        """The problem details of an error. An unforeseen error shows nothing but the id."""
+        """Count an error and return its problem details. An unforeseen error shows only the id."""
         status, name, detail = (
             500,
             "internal-error",
@@ -70,7 +70,7 @@ class Problems:
         }
 
     def response(self, error: Exception, entry: Entry) -> Response:
-        """The HTTP response to an error; notes status and problem in the request's entry."""
+        """The HTTP response to an error. Notes status and problem in the request's entry."""
         details = self.details(error, entry.request_id)
         entry.problem = details["type"].rpartition(":")[2]
         entry.status = status = details["status"]

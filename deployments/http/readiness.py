@@ -1,4 +1,4 @@
-"""Whether the whole pipeline answers, asked in the background."""
+"""Checks in the background whether the whole pipeline answers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mlc_core.labels import Choice
 from mlc_core.spec import DEFAULT_IMAGE_SIZE
 
 PERIOD_S = 2.0
-# An answer to a client, this recent, counts as much as a probe's. So a probe that waits its turn
-# under overload does not take a working service out of rotation.
+# The pipeline is ready if a client's photo or a probe got labels within this time. So a probe that
+# waits under overload does not take a working service out of rotation.
 _FRESH_S = 10.0
 _SILENT = {TimeoutError: f"no answer within {_FRESH_S:.0f} s"}  # errors without a text
 
 
 class Readiness:
-    """Sends a photo through the pipeline every PERIOD_S, and remembers why it was not answered.
+    """Sends a photo through the pipeline, PERIOD_S after each probe, and remembers why one failed.
 
     Args:
-        send: takes a group to the preprocessor; the probe does not wait in the ingress' lanes.
+        send: sends a group to the preprocessor. The probe does not wait in the ingress' lanes.
         last_answer_at: when the pipeline last answered a client or a probe, on the monotonic clock.
     """
 
@@ -38,7 +38,7 @@ class Readiness:
         self._reason = "the first probe is not back yet"
 
     def not_ready(self) -> str | None:
-        """Why the pipeline is considered not to answer; None when it does."""
+        """Why the pipeline is not ready; None when it is."""
         fresh = time.monotonic() - self._last_answer_at() < _FRESH_S
         return None if fresh else self._reason
 
@@ -51,7 +51,7 @@ class Readiness:
                     (answer,), _ = await self._send(PhotoGroup(photos, Deadline.after(_FRESH_S)))
                 if isinstance(answer, Exception):
                     raise answer
-            except Exception as error:  # whatever it is, it is why the service is not ready
+            except Exception as error:  # any error is a reason why the service is not ready
                 self._reason = (
                     f"a probe failed: {str(error) or _SILENT.get(type(error), repr(error))}"
                 )

@@ -1,1 +1,1 @@
-"""What operators see: metrics through Ray, GET /metrics, and the request log."""
+"""What operators see of the service: metrics through Ray, GET /metrics, and the request log."""

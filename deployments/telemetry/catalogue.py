@@ -23,7 +23,8 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as the recorder gives it to Ray.
+        name: the name that the recorder gives to Ray.
+        text: its meaning.
         reader: who looks at it, and for what.
         buckets: upper bounds, of a histogram.
     """
@@ -37,7 +38,7 @@ class Metric:
 
     @property
     def exported(self) -> str:
-        """As Prometheus scrapes it; a histogram's series add `_bucket`, `_count` and `_sum`."""
+        """The name in Prometheus; a histogram's series add `_bucket`, `_count` and `_sum`."""
         return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
@@ -49,7 +50,7 @@ REQUEST_DURATION = Metric(
 )  # fmt: skip
 PHOTOS_ANSWERED = Metric(
     "counter", "mlc_photos_answered",
-    "Photos that were answered, by the status of the photo: in a batch request, of its result.",
+    "Photos that were answered, by status. In a batch request, each result has its own.",
     "The availability objective; refusals; errors on the dashboard.", ("route", "status"),
 )  # fmt: skip
 STAGE_DURATION = Metric(
@@ -70,7 +71,7 @@ BATCHED_ITEMS = Metric(
 )  # fmt: skip
 QUEUE_LENGTH = Metric(
     "gauge", "mlc_queue_length", "Photos or images that wait for a group or batch.",
-    "Saturation: how much waits, and where.", ("queue",),
+    "Saturation: how many wait, and where.", ("queue",),
 )  # fmt: skip
 ENGINE_BUSY = Metric(
     "counter", "mlc_engine_busy_seconds",
@@ -105,7 +106,7 @@ MODEL_WARM_UP = Metric(
 UPDATE_STUCK = Metric(
     "gauge", "mlc_model_update_stuck",
     "1 while the replica serves a model although it was asked for another, which it refused. "
-    "`error` is the class of the reason, which GET /v1/model tells.",
+    "`error` is the class of the reason; GET /v1/model has the reason.",
     "An alert: a roll-out that did not happen.", ("error",),
 )  # fmt: skip
 MODEL_UPDATES = Metric(
@@ -114,7 +115,7 @@ MODEL_UPDATES = Metric(
 )  # fmt: skip
 PREDICTIONS = Metric(
     "counter", "mlc_predictions", "Photos, by the most probable class of each head.",
-    "What the shop sends; a mix that shifts.", ("head", "class", "version"),
+    "What clients send; a mix that shifts.", ("head", "class", "version"),
 )  # fmt: skip
 CONFIDENCE = Metric(
     "histogram", "mlc_confidence_ratio",
@@ -128,7 +129,7 @@ LABEL_CONFIDENCE = Metric(
     "version as confident?", ("head", "version"),
 )  # fmt: skip
 LABELS = Metric(
-    "counter", "mlc_labels", "Photos that the head named a label for.",
+    "counter", "mlc_labels", "Photos that the head classified.",
     "The divisor of the sum of confidences; both series begin together.", ("head", "version"),
 )  # fmt: skip
 

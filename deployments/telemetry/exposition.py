@@ -1,4 +1,4 @@
-"""`GET /metrics`: the metrics of this service that every node's agent exports, as one text."""
+"""`GET /metrics`: merges the metrics that every node's agent exports of this service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 PREFIXES = ("ray_mlc_", "ray_serve_")
 _NODE_TIMEOUT_S = 1.0
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # nodes are behind no proxy
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between nodes
 
 
 async def exposition() -> bytes:
@@ -33,7 +33,7 @@ def merge(texts: Sequence[str | None]) -> bytes:
     """One text from those of all nodes; None is a node that did not answer.
 
     It copies lines as they are. Parsing and writing a node's 1,500 lines took the ingress 0.16 s
-    at each scrape (2 cores, 2026-11), and blocked its event loop meanwhile.
+    at each scrape (docs/LOG.md, 2 cores, 2026-11), and blocked its event loop in that time.
     """
     heads: dict[str, dict[str, str]] = {}  # family -> HELP or TYPE -> its line
     samples: dict[str, list[str]] = {}

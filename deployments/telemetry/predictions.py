@@ -1,4 +1,4 @@
-"""Sums up what a model predicts and how confident it is; records the sums by the clock."""
+"""Sums up the predictions of a model and their confidence, between two exports of metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlc_core.spec import Spec
 class PredictionSums:
     """The sums of one model.
 
-    Engine threads add to it, and a lock keeps every batch of two that add at the same time.
+    Engine threads add to it. A lock makes sure that no batch is lost when two add at the same time.
     """
 
     def __init__(self, spec: Spec, recorder: Recorder) -> None:

@@ -1,4 +1,4 @@
-"""Records what happens in a replica, and hands it to Ray's metrics by the clock."""
+"""Records observations in a replica, and hands them to Ray's metrics ten times a second."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _GAUGES_EVERY_S, _HAND_OVER_EVERY_S = 2.0, 0.1  # Ray exports every 10 s
 
 
 class Recorder:
-    """Takes observations from any thread, at the price of a tuple each.
+    """Takes observations from any thread. Each costs one tuple.
 
-    A call to Ray takes 6 µs when many follow one another, and 20 between other work, where its
-    code has left the processor's caches (2 cores, 2026-11). So `export` makes them together.
+    A call to Ray takes 6 µs when many follow one another, and 20 µs between other work, because
+    its code has left the processor's caches (docs/LOG.md, 2 cores, 2026-11). So `export` makes the
+    calls together.
 
     Attributes:
-        enabled: False drops what is recorded. `make observability` switches it to measure what
+        enabled: False drops new observations. `make observability` switches it to measure what
             observing costs.
     """
 
@@ -41,7 +42,7 @@ class Recorder:
             self._recorded.append((metric, value, labels))
 
     def batch_observer(self, queue: str) -> Callable[[int, float], None]:
-        """A batcher's `observe`.
+        """A function to pass to a batcher as `observe`.
 
         Args:
             queue: small_photos, large_photos or images.
@@ -55,10 +56,11 @@ class Recorder:
         return observe
 
     async def export(self, set_gauges: Callable[[], None] = lambda: None) -> None:
-        """Hand over by the clock, until cancelled.
+        """Hand over ten times a second, counters every 2 s, until cancelled.
 
         Args:
-            set_gauges: records the gauges. Ray exports a gauge only while it is being set.
+            set_gauges: records the gauges, every 2 s. Ray exports a gauge only while it is being
+                set.
         """
         turns = round(_GAUGES_EVERY_S / _HAND_OVER_EVERY_S)
         for turn in itertools.count():
@@ -72,7 +74,7 @@ class Recorder:
             await asyncio.sleep(_HAND_OVER_EVERY_S)
 
     def take(self) -> list[tuple[Metric, float, dict[str, str]]]:
-        """Remove and return what was recorded since the last hand-over."""
+        """Remove and return the observations since the last hand-over."""
         return [self._recorded.popleft() for _ in range(len(self._recorded))]
 
     def _hand_over(self) -> None:
@@ -85,7 +87,7 @@ class Recorder:
                 target.set(value, labels)
 
     def _hand_over_counters(self) -> None:
-        # Less often than the rest: predictions are a series for each class.
+        # Less often than the rest, because predictions have one series per class.
         while self._sums:
             (metric, items), value = self._sums.popitem()
             if value:  # Ray refuses a zero

@@ -1,7 +1,7 @@
 """A line of JSON for each request, beside Serve's own logs, and the metrics of requests.
 
-Never a photo's bytes. Lines are written for many requests together, by the clock: one at a time
-and through Serve's formatter a line takes 50 µs, together 11 (docs/LOG.md, 2 cores, 2026-11).
+It never logs a photo's bytes. It writes the lines of many requests together, ten times a second: a
+line takes 11 µs then, and 50 µs alone through Serve's formatter (docs/LOG.md, 2 cores, 2026-11).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Entry:
     """What the ingress gathers of one request while it answers it.
 
     Attributes:
-        began: on the monotonic clock.
+        began: when the request began, on the monotonic clock.
         route: the path if the service knows it, "other" otherwise.
-        status: of the answer; 0 when there was none.
-        problem: name of the problem it was answered with; "" for none.
-        photos: how many it brought.
+        status: status of the answer; 0 when there was none.
+        problem: name of the problem in the answer; "" for none.
+        photos: number of its photos.
         stages_s: stage -> seconds, of the stages in the ingress.
-        traces: of the groups that its photos travelled with.
-        ended: Unix seconds.
+        traces: traces of the groups that its photos travelled with.
+        ended: when the request ended, in Unix seconds.
     """
 
     __slots__ = (
@@ -60,7 +60,7 @@ class Entry:
 
 
 class RequestLog:
-    """Records every request, and writes a line of those that the settings ask for.
+    """Records every request, and writes a line for those that the settings ask for.
 
     Args:
         handler: writes the lines.
@@ -77,7 +77,7 @@ class RequestLog:
         self._ended: deque[Entry] = deque(maxlen=_MAX_WAITING)
 
     def end(self, entry: Entry) -> None:
-        """Record a request that was answered; `flush` writes its line."""
+        """Record a request that ended; `flush` writes its line."""
         if not self._recorder.enabled:
             return
         entry.ended, entry.duration_s = time.time(), time.monotonic() - entry.began
@@ -98,18 +98,18 @@ class RequestLog:
         lines = _lines([self._ended.popleft() for _ in range(len(self._ended))])
         if lines:
             together = logging.makeLogRecord({"msg": "\n".join(lines)})
-            # In a thread: a disk that stalls must not stall the event loop.
+            # A thread writes: a disk that stalls must not stall the event loop.
             await asyncio.to_thread(self._handler.handle, together)
 
     def _wanted(self, entry: Entry) -> bool:
         level = _level(entry)
-        # Chosen by the id: every replica that knows it chooses the same requests.
+        # The id decides, so every replica that knows it chooses the same requests.
         return level >= self._least and (
             level > 0 or zlib.crc32(entry.request_id.encode()) < self._threshold
         )
 
     async def keep_flushing(self) -> None:
-        """Flush by the clock, until cancelled."""
+        """Flush ten times a second, until cancelled."""
         while True:
             try:
                 await self.flush()
@@ -119,12 +119,12 @@ class RequestLog:
 
 
 def _level(entry: Entry) -> int:
-    """Which of _LEVELS."""
+    """The index of the level in _LEVELS."""
     return 0 if entry.status in range(1, 400) else 1 if entry.status in range(400, 500) else 2
 
 
 def _lines(entries: Sequence[Entry]) -> list[str]:
-    """The JSON of each. A group's part is made once for all its requests, which halves the time."""
+    """The JSON of each entry. Writing a group's part once for all its requests halves the time."""
     group_parts: dict[int, tuple[str, str]] = {}  # id of a trace -> its stages, its batch and model
     lines = []
     for entry in entries:
@@ -156,7 +156,7 @@ def request_log_file() -> logging.Handler:
     """A file next to the log that Serve gave this replica, rotated like it.
 
     Returns:
-        A handler of `requests_<replica>.log`; of standard error where Serve logs to no file.
+        A handler of `requests_<replica>.log`; of standard error if Serve logs to no file.
     """
     for handler in logging.getLogger("ray.serve").handlers:
         file = getattr(handler, "target", handler)  # Serve puts a buffer before its file

@@ -1,1 +1,1 @@
-"""What runs a model: ONNX Runtime, TensorFlow, or an emulation; `loading` chooses one."""
+"""Engines that run a model: ONNX Runtime, TensorFlow, or an emulation. `loading` chooses one."""

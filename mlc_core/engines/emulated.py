@@ -1,4 +1,4 @@
-"""An engine that only takes time, to rehearse scaling on a machine without GPUs."""
+"""An engine that sleeps instead of computing, to rehearse scaling without GPUs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlc_core.spec import Spec
 class Emulated:
     """Sleeps for the configured time and uses no CPU.
 
-    Its labels mean nothing: each image gets one that follows from its pixels, always the same.
+    Its labels mean nothing. They follow from the pixels: equal images always get equal labels.
 
     Args:
-        batch_s: seconds of any batch.
-        image_s: seconds of each image in it, added.
+        batch_s: seconds that any batch takes.
+        image_s: seconds that each image adds.
     """
 
     def __init__(self, spec: Spec, batch_s: float, image_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What all engines have in common. Imports no runtime."""
+"""The interface of all engines. It imports no runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row
 
 
 class Engine(Protocol):
-    """A loaded model. Called from one thread at a time."""
+    """A loaded model. Threads may call it at the same time, one for each batch in flight."""
 
     def infer(self, images: Images) -> Probabilities:
         """Run the network on images of exactly the size that its spec states."""

@@ -1,4 +1,4 @@
-"""Which engine runs an artifact. A runtime is imported only when its engine is chosen."""
+"""Loads the engine that runs an artifact. It imports a runtime only for the chosen engine."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def load_engine(
         threads: threads that one inference may use; 0 leaves it to the engine.
         precision: float32; int8 with onnxruntime, for an artifact that has an int8 network;
             bfloat16 with tensorflow, for a GPU.
-        emulated_s: with emulated, the seconds of any batch and those of each image in it.
+        emulated_s: with emulated, the seconds that any batch takes, and those that each image adds.
 
     Raises:
         ArtifactError: the network can't be loaded, or contradicts its spec.
-        ValueError: no such engine, or not with that precision.
+        ValueError: there is no such engine, or it does not have that precision.
     """
     engine: Engine
     if (name, precision) in (("onnxruntime", "float32"), ("onnxruntime", "int8")):

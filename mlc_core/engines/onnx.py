@@ -25,7 +25,7 @@ class OnnxRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that spin while they wait take the cores from decoding.
+        # Threads that spin while they wait would take the cores from decoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not _has_vnni():
             # Without this, sums of int8 products saturate and most labels are wrong. It doubles
@@ -35,7 +35,7 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
-        # By name: ONNX sorts outputs alphabetically, a spec does not.
+        # Outputs are found by name: ONNX sorts them alphabetically, a spec does not.
         self._heads = [output.name for output in self._session.get_outputs()]
         self._input = self._session.get_inputs()[0].name
 
@@ -44,5 +44,5 @@ class OnnxRuntime:
 
 
 def _has_vnni() -> bool:
-    """Whether the processor sums int8 products in 32 bits; False where that can't be told."""
+    """Whether the processor sums int8 products in 32 bits; False if /proc does not say so."""
     return CPU_INFO.exists() and "vnni" in CPU_INFO.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The TensorFlow engine, for GPUs; runs on a CPU too. Importing this imports TensorFlow."""
+"""The TensorFlow engine, for GPUs. It runs on a CPU too. Importing it imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TensorFlow:
 
 
 def _in_bfloat16(model: Any) -> Any:
-    """The same network under Keras' policy mixed_bfloat16; the heads keep the policy they name."""
+    """The same network in Keras' policy mixed_bfloat16; the last layers keep their own policy."""
     config = model.get_config()
     for layer in config["layers"]:
         if layer["class_name"] != "InputLayer" and layer["name"] not in model.output:

@@ -1,7 +1,7 @@
-"""What training varies about a photo: what the shop's next photo may differ in, never its labels.
+"""Varies training photos as a shop's photos vary, without changing their labels.
 
-Hue is left alone, for colour is a label. Larger photos reach the network sharper or softer than
-the small ones it trains on, and without their JPEG blocks: that is varied too.
+Hue stays, because colour is a label. Larger photos reach the network sharper or softer than the
+small ones that it trains on, and without their JPEG blocks. So sharpness and JPEG quality vary too.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
 
 
 def _move(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Mirror, scale, stretch and shift; what comes in from outside is white."""
+    """Mirror, scale, stretch and shift; the area outside the picture is white."""
     width_px, height_px = image.size
     scale, stretch = rng.uniform(1 - _SCALE, 1 + _SCALE), rng.uniform(1 - _STRETCH, 1 + _STRETCH)
     across_px, down_px = width_px * scale * stretch, height_px * scale / stretch
     shift_x, shift_y = rng.uniform(-_SHIFT, _SHIFT, 2)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # Cut from a canvas with a white border, wide enough for every cut.
+    # The cut is taken from a canvas whose white border is wide enough for every cut.
     border_x, border_y = round(width_px * _BORDER), round(height_px * _BORDER)
     canvas = Image.new("RGB", (width_px + 2 * border_x, height_px + 2 * border_y), _WHITE)
     canvas.paste(image, (border_x, border_y))

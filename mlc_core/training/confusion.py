@@ -1,4 +1,4 @@
-"""A picture a head of which labels get mistaken for which, for people to look at."""
+"""Draws which labels of a head the model mistakes for which, for people to look at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def draw_confusion(
     title: str,
     path: Path,
 ) -> None:
-    """Write a PNG: a row for each class that occurs, most frequent first; each row sums to 1."""
+    """Write a PNG: a row and a column for each class that occurs, most frequent first.
+
+    A row has the shares of its photos. Guesses of classes that do not occur have no column.
+    """
     counts = np.zeros((len(classes), len(classes)), int)
     known = truth >= 0
     np.add.at(counts, (truth[known], guess[known]), 1)

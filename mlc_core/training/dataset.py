@@ -22,10 +22,10 @@ from mlc_core.training.table import Row, Skips, Table
 
 TABLE = "styles.csv"
 _NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
-# What tables have for a missing label, in lower case: the data set itself, pandas, databases.
+# A missing label in tables of the data set, pandas and databases, in lower case.
 _UNLABELLED = ("", "na", "n/a", "nan", "none", "null")
 _NO_FILE_NAME = re.compile(r"\.\.?|.*[/\\\x00-\x1f].*", re.DOTALL)
-# What reading a file of a directory or a zip raises when the file is there but broken.
+# Errors of reading a file in a directory or zip, when the file is there but broken.
 _UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Progress = Callable[[str], None]
@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled images; what is at one index belongs together.
+    """Labelled images. Equal indices of ids, images and labels belong to the same photo.
 
     Attributes:
         ids: the data set's own ids of the products, str.
@@ -75,8 +75,8 @@ def read_dataset(
 ) -> DataSet:
     """Read styles.csv and images/<id>.jpg from a directory or a zip file, at any depth in it.
 
-    Rows that lack an id or a label, or whose photo is missing or can't be decoded, are skipped; how
-    many, and why, is reported and kept.
+    It skips rows that lack an id or a label, and rows whose photo is missing or can't be decoded.
+    It reports how many rows it skipped for each reason, and keeps these counts.
 
     Args:
         heads: the heads whose labels are read; the table needs no other columns.
@@ -173,7 +173,7 @@ def _image(read: Callable[[str], bytes], row: Row, size: ImageSize) -> NDArray[n
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """A function that reads a file of the data set by its name, KeyError where there is none."""
+    """Yield a function that reads a file of the data set by name; KeyError if there is none."""
     if path.is_dir():
         root = _root({file.relative_to(path).as_posix() for file in path.rglob(TABLE)}, path)
 

@@ -1,4 +1,4 @@
-"""How right a model is on photos it never saw: the numbers of metrics.json. It only measures."""
+"""Measures how accurate a model is on photos that it never saw: the numbers of metrics.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERVALS = (
     "95%; accuracies: Wilson score interval (Wilson 1927); macro-F1: percentile bootstrap over "
     "photos, 1000 resamples (Efron 1979), classes that occur in the resample"
 )
-# Widths and heights of the data set's photos times 3.75 (its larger edition) and times 18.
+# Widths and heights: 3.75 times (a larger version of the data set) and 18 times its photos.
 LARGER_PX = ((225, 300), (1080, 1440))
 _RESAMPLES = 1000
 _BATCH = 256
@@ -72,7 +72,7 @@ def measure(
 
 
 def accuracies(infer: Infer, test: DataSet, spec: Spec) -> dict[str, float]:
-    """The share of photos that each head is right on."""
+    """The share of photos that each head gets right."""
     probabilities = infer_all(infer, test.images)
     return {
         head: round(float(np.mean(guess == class_numbers(test.labels[head], classes))), 4)
@@ -103,18 +103,18 @@ def infer_all(infer: Infer, images: NDArray[np.uint8]) -> dict[str, NDArray[np.f
 
 
 def class_numbers(labels: NDArray[np.str_], classes: tuple[str, ...]) -> NDArray[np.intp]:
-    """Position of each label in `classes`; -1, which no guess equals, where it is none of them."""
+    """Position of each label in `classes`; -1, which no guess equals, for any other label."""
     position = {label: at for at, label in enumerate(classes)}
     return np.array([position.get(label, -1) for label in labels.tolist()], dtype=np.intp)
 
 
 def unknown_classes(labels: NDArray[np.str_], classes: tuple[str, ...]) -> dict[str, int]:
-    """Labels that are none of `classes`, with their counts, most frequent first."""
+    """Labels that are not in `classes`, with their counts, most frequent first."""
     return dict(Counter(label for label in labels.tolist() if label not in classes).most_common())
 
 
 def enlarge(image: NDArray[np.uint8], width_px: int, height_px: int) -> bytes:
-    """A larger photo of what `image` shows, as a JPEG file."""
+    """The image, enlarged, as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(image).resize((width_px, height_px), Image.Resampling.LANCZOS).save(
         file, "JPEG", quality=90

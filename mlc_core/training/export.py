@@ -41,9 +41,9 @@ def save_artifact(
     path: Path | str,
     training_ids: Iterable[str] | None = None,
 ) -> Artifact:
-    """Save a network in both formats, with its spec and metrics, in place of what is at `path`.
+    """Save a network in both formats, with its spec and metrics. Replaces a model at `path`.
 
-    Everything is written to a scratch directory first, then renamed.
+    It writes to a scratch directory first, then renames that directory.
 
     Args:
         model: Keras network of `spec`; the state of its optimizer is not saved.
@@ -86,7 +86,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _write_network(model: Any, spec: Spec, path: Path) -> None:
-    # Adding an int8 network must not load these: they take seconds.
+    # Imported here, since adding an int8 network does not need them: they take seconds.
     import keras  # noqa: PLC0415
     import onnxruntime  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415
@@ -98,7 +98,7 @@ def _write_network(model: Any, spec: Spec, path: Path) -> None:
             "run the same command again with KERAS_BACKEND=tensorflow, it continues here"
         )
     shape = (None, spec.image.height_px, spec.image.width_px, 3)
-    # Made from the configuration alone it is not compiled: there is no optimizer to save.
+    # A network from the configuration alone is not compiled, so it has no optimizer to save.
     bare = keras.Model.from_config(model.get_config())
     bare.set_weights(model.get_weights())
     bare.save(path / KERAS)

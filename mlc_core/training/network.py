@@ -1,6 +1,6 @@
 """The network: convolutions that all heads share, then a branch for each head.
 
-Pure Keras 3 on any of its backends. Knows nothing of data, training or files.
+It is pure Keras 3 and runs on any backend. It does not know data, training or files.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mlc_core.spec import Spec
 class MultiHeadNetwork:
     """Builds the network of a spec, for any non-empty subset of the heads.
 
-    The branch of a head is the method `<head>_branch`: features of both last stages and the number
-    of classes in, probabilities (N, classes) out.
+    The branch of a head is the method `<head>_branch`. It takes the features of the last two stages
+    and the number of classes, and returns probabilities (N, classes).
 
-    Four times the picture is halved by a strided convolution, which costs a quarter of a
-    convolution followed by pooling; from the second halving on, a residual convolution follows.
-    Convolution and ReLU only, and every batch normalisation right behind a convolution or dense
-    layer, into whose weights a runtime can fold it.
+    Four strided convolutions halve the picture. Each costs a quarter of a convolution followed by
+    pooling. From the second halving on, a residual convolution follows. There are only convolutions
+    and ReLU, and every batch normalisation follows a convolution or dense layer, so that a runtime
+    can fold it into the weights.
     """
 
     STEM = 24
@@ -58,7 +58,7 @@ class MultiHeadNetwork:
         return keras.Model(images, outputs, name=self.spec.name)
 
     def shared_layers(self, scaled: Any) -> tuple[Any, Any]:
-        """Convolutions that every head sees.
+        """The convolutions that all heads share.
 
         Args:
             scaled: (N, height, width, 3) in 0 to 1.
@@ -75,7 +75,7 @@ class MultiHeadNetwork:
         return features[-2], features[-1]
 
     def color_branch(self, early: Any, late: Any, classes: int) -> Any:
-        """Colour is a matter of small patches as much as of the garment: both stages, averaged."""
+        """Small patches and the whole garment both tell its colour, so it pools both stages."""
         pooled = layers.Concatenate(name="color_pools")(
             [
                 layers.GlobalAveragePooling2D(name="color_early_pool")(early),
@@ -86,17 +86,17 @@ class MultiHeadNetwork:
         return self._classify(pooled, classes, "color", dropout=0.3)
 
     def master_category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
-        """Seven classes, told apart by what is there, not by where."""
+        """What is in the photo tells its class, not where it is: the pool drops the layout."""
         pooled = layers.GlobalAveragePooling2D(name="master_category_pool")(late)
         return self._classify(pooled, classes, "master_category", dropout=0.3)
 
     def sub_category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
-        """As the master category, with more to tell apart."""
+        """As master_category_branch, for more classes."""
         pooled = layers.GlobalAveragePooling2D(name="sub_category_pool")(late)
         return self._classify(pooled, classes, "sub_category", dropout=0.3)
 
     def category_branch(self, early: Any, late: Any, classes: int) -> Any:  # noqa: ARG002
-        """Where a sleeve or a strap is tells the category: the layout is kept."""
+        """The place of a sleeve or a strap tells the category, so this branch keeps the layout."""
         flat = layers.Flatten(name="category_layout")(late)
         flat = layers.Dropout(0.3, name="category_layout_dropout")(flat)
         return self._classify(flat, classes, "category", dropout=0.3)

@@ -1,7 +1,7 @@
 """Quantizes a network to int8: under half of the inference time, nearly the same accuracy.
 
-In the shared convolutions, weights are int8 by output channel and activations uint8, with ranges
-seen on calibration images (Jacob et al. 2018, arXiv:1712.05877), through ONNX Runtime. Accuracy is
+ONNX Runtime quantizes the shared convolutions: weights to int8 by output channel, activations to
+uint8 with the ranges seen on calibration images (Jacob et al. 2018, arXiv:1712.05877). Accuracy is
 the same on a processor without VNNI (see engines/onnx.py).
 """
 
@@ -63,7 +63,7 @@ def quantize(float32: Path, images: NDArray[np.uint8]) -> bytes:
         quantize_static(
             folded, quantized, _Batches(images), quant_format=QuantFormat.QDQ, per_channel=True,
             nodes_to_exclude=_branches(folded),
-            activation_type=QuantType.QUInt8,  # five times faster on x86 than signed ones
+            activation_type=QuantType.QUInt8,  # five times faster on x86 than int8
             weight_type=QuantType.QInt8,
         )  # fmt: skip
         return quantized.read_bytes()
@@ -72,8 +72,8 @@ def quantize(float32: Path, images: NDArray[np.uint8]) -> bytes:
 def _branches(path: Path) -> list[str]:
     """The names of all nodes behind the shared convolutions.
 
-    They stay float32, since they take little time. In int8 confidences come in steps of 1/256,
-    and most alternatives tie at 0.
+    They stay float32, which takes a fifth more time (docs/LOG.md). In int8, confidences come in
+    steps of 1/256, and most alternatives tie at 0.
     """
     names: list[str] = []
     behind: set[str] = set()

@@ -1,10 +1,11 @@
-"""Train, validation and test by picture: a photo and its twins fall on the same side.
+"""Splits a data set by picture: a photo and its twins go to the same part.
 
 Twins are two photos whose perceptual hashes (imagehash.phash of 16 × 16 = 256 bits) differ in at
 most TWIN_BITS bits. Measured on Fashion Product Images (Small): a copy re-encoded as JPEG at
-quality 75, or enlarged to 225×300 and scaled back, is 2 bits away in the median and 18 at most;
-among the 38,072 photos 20 bits find copies and the same picture in another colour, in clusters of
-at most 143. A 64 bit hash has no such threshold: at 4 bits one cluster already holds 7,061.
+quality 75, or enlarged to 225×300 and scaled back, is 2 bits away in the median and 18 at most.
+Among the 38,072 photos, a threshold of 20 bits finds copies and the same picture in another colour,
+in clusters of at most 143. A 64 bit hash has no such threshold: at 4 bits, one cluster already
+holds 7,061 photos.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 TWIN_BITS = 20
 _HASH_SIDE = 16
 _VALIDATION, _TEST = 0.1, 0.1
-_BLOCK = 512  # rows compared at a time: 20 MB for 38,072 photos
+_BLOCK = 512  # rows compared at a time: arrays of up to 156 MB for 38,072 photos
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Split:
 
 
 def split_by_picture(ids: Sequence[str], images: NDArray[np.uint8], seed: int) -> Split:
-    """Split about 80 / 10 / 10, the same way for the same photos and seed, in any order.
+    """Split about 80 / 10 / 10. The same photos and seed give the same split, in any order.
 
     Args:
         images: uint8, shape (N, height_px, width_px, 3).
@@ -45,7 +46,7 @@ def split_by_picture(ids: Sequence[str], images: NDArray[np.uint8], seed: int) -
     names: dict[int, str] = {}
     for cluster, photo_id in zip(clusters.tolist(), map(str, ids), strict=True):
         names[cluster] = min(names.get(cluster, photo_id), photo_id)
-    # Drawn from the cluster's name, not its position: more photos leave the others where they are.
+    # The draw depends on a cluster's name, not its position. So new clusters move no other photo.
     drawn = {cluster: _uniform(f"{seed}:{name}") for cluster, name in names.items()}
     position = np.array([drawn[cluster] for cluster in clusters.tolist()])
     return Split(
@@ -77,7 +78,7 @@ def twin_pairs(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np
     first, second = [], []
     for start in range(0, len(hashes), _BLOCK):
         block = hashes[start : start + _BLOCK]
-        # A pair too far apart in the first half of the bits needs no look at the rest.
+        # A pair that is too far apart in the first half of the bits needs no second comparison.
         near, far = np.nonzero(_distance(block[:, None, :2], hashes[None, start:, :2]) <= TWIN_BITS)
         keep = near < far
         near, far = near[keep], far[keep]

@@ -1,4 +1,4 @@
-"""The table of a data set, styles.csv: its rows by number, and those that are skipped."""
+"""Reads the table of a data set, styles.csv, and counts the rows that are skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Table:
     """A CSV file with a header.
 
     Raises:
-        ValueError: it is no CSV.
+        ValueError: it is not CSV.
     """
 
     def __init__(self, contents: bytes) -> None:
@@ -43,15 +43,15 @@ class Table:
             raise ValueError(str(error)) from error
 
     def _row(self, number: int, fields: list[str]) -> Row:
-        # A row of the original table may have an unquoted comma in the name, the last column: the
-        # fields that follow belong to no column.
+        # Some rows of the original table have an unquoted comma in the name, the last column. The
+        # fields after that comma belong to no column.
         filled = fields + [""] * (len(self.columns) - len(fields))
         cells = {column: filled[at].strip() for at, column in enumerate(self.columns)}
         return Row(number, cells.get("id", ""), cells)
 
 
 class Skips:
-    """The rows that are left out, counted by reason, with the first of each as an example."""
+    """Counts of skipped rows by reason, with the first row of each as an example."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

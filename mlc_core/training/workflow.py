@@ -1,4 +1,4 @@
-"""From a data set to a measured artifact, and from an artifact to its measure on any data set.
+"""Trains and measures a model on a data set, and measures an artifact on any data set.
 
 Connects reading, splitting, training, quantization and evaluation; each has its own module.
 """
@@ -41,8 +41,8 @@ def train_from_source(
 
     Raises:
         DataSetError: the data set can't be read, or is too small to be split.
-        ArtifactError: what was trained can't be saved as an artifact.
-        MlcError: `run` holds something else.
+        ArtifactError: the trained network can't be saved as an artifact.
+        MlcError: `run` holds checkpoints of another recipe or other classes.
     """
     data, split = read_and_split(source, size, recipe.seed, report, heads)
     return train_artifact(source.stem, data, split, artifact, heads, size, recipe, run, report)
@@ -137,10 +137,10 @@ def _with_int8(artifact: Artifact, data: DataSet, split: Split, report: Progress
 def evaluate_artifact(
     artifact: Artifact, infer: Infer, source: Path, out: Path, report: Progress = print
 ) -> dict[str, Any]:
-    """Measure a model on a labelled data set, without the photos that the model has seen.
+    """Measure a model on the photos of a labelled data set that it has not seen.
 
-    On the data set of the training, these are the photos of the test split. Heads that the data set
-    has no labels of are left out. Writes confusion-HEAD.png to `out`.
+    On the data set of the training, these are the photos of the test split. Heads for which the
+    data set has no labels are left out. Writes confusion-HEAD.png to `out`.
 
     Returns:
         What `measure` returns, with the model and the data it belongs to.
@@ -224,7 +224,7 @@ def _read_labels(artifact: Artifact, source: Path, report: Progress, *, all_head
 
 
 def _is_training_data(artifact: Artifact, data: DataSet) -> bool:
-    """Whether a model was trained on this data set: by its digest, or by what else is known."""
+    """Whether a model was trained on this data set: by digest, else by number of photos and ids."""
     trained = artifact.metrics.get("training", {}).get("data", {})
     if "digest" in trained:
         return bool(trained["digest"] == data.digest())
@@ -243,7 +243,7 @@ def read_and_split(
     report: Progress = print,
     heads: Sequence[str] = HEADS,
 ) -> tuple[DataSet, Split]:
-    """A data set, and which of its photos are to train, to validate and to test on.
+    """Read a data set, and choose the photos to train, to validate and to test on.
 
     Raises:
         DataSetError: it can't be read, or is too small to be split.

@@ -1,4 +1,4 @@
-"""What every answer over HTTP is checked by."""
+"""Checks that every answer over HTTP must pass."""
 
 import httpx
 
@@ -9,7 +9,7 @@ PROBLEM = "application/problem+json"
 
 
 def same_labels(one: dict, other: dict) -> bool:
-    """Equal but for what a float may lose in a batch of another size."""
+    """Equal, except for float differences between batches of different sizes."""
     return one["labels"].keys() == other["labels"].keys() and all(
         one["labels"][head]["label"] == other["labels"][head]["label"]
         and abs(one["labels"][head]["confidence"] - other["labels"][head]["confidence"]) < 1e-3

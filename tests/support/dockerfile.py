@@ -1,4 +1,4 @@
-"""k8s/Dockerfile, read: which steps make an image."""
+"""Reads k8s/Dockerfile: the steps that build each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGETS = ("serve", "gpu", "loadtest")
 
 
 class Step(NamedTuple):
-    """An instruction; its options (`--from=…`) apart from what it says."""
+    """An instruction: its name, its options (`--from=…`) and the rest of its text."""
 
     name: str
     options: dict[str, str]
@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
 
 def stages() -> dict[str, tuple[str, list[Step]]]:
-    """{stage: (what it starts from, its steps)}."""
+    """{stage: (the stage or image it starts from, its steps)}."""
     text = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
     made: dict[str, tuple[str, list[Step]]] = {}
     for line in text.splitlines():
@@ -42,7 +42,7 @@ def stages() -> dict[str, tuple[str, list[Step]]]:
 
 
 def steps(target: str) -> Iterator[Step]:
-    """Every step to an image, in the order in which they are due, those of other stages first."""
+    """Every step that builds an image, in order, those of the stages before it first."""
     base, own = stages()[target]
     if base in stages():
         yield from steps(base)

@@ -1,4 +1,4 @@
-"""Manifests as `kubectl apply -k` sends them, and the pods that KubeRay makes of a RayService."""
+"""Manifests as `kubectl apply -k` sends them, and the pods that KubeRay creates from them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 K8S = PROJECT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
-# With nothing, with each component alone, with all of them.
+# No component, each component alone, all components.
 CHOICES = [(), *((component,) for component in COMPONENTS), tuple(COMPONENTS)]
 _OLDEST = (1, 27)
 
 
 def need_kubectl() -> None:
-    """Skip where kubectl is missing or too old; where CI is set, fail."""
+    """Skip the test if kubectl is missing or too old; fail it if CI=true."""
     if found := _kubectl_version():
         if found >= _OLDEST:
             return
@@ -55,7 +55,7 @@ def _kubectl_version() -> tuple[int, int] | None:
 
 @cache
 def render(overlay: str, *components: str) -> list[dict[str, Any]]:
-    """The objects of an overlay in which these components were named as its users do."""
+    """The objects of an overlay that lists these components, as its users would list them."""
     need_kubectl()
     with tempfile.TemporaryDirectory() as folder:
         for part in ("k8s", "monitoring"):
@@ -71,7 +71,7 @@ def render(overlay: str, *components: str) -> list[dict[str, Any]]:
             timeout=60,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # kustomize warns there of what it will drop
+    assert done.stderr == ""  # kustomize warns on stderr of features it will drop
     return list(yaml.safe_load_all(done.stdout))
 
 
@@ -102,7 +102,7 @@ class Group(NamedTuple):
 
     Attributes:
         pod: the template, with the labels that KubeRay adds from the group's own.
-        cpus, gpus: what Ray is told that a pod has.
+        cpus, gpus: the numbers that KubeRay tells Ray for a pod.
     """
 
     name: str
@@ -138,7 +138,7 @@ def _group(spec: dict[str, Any]) -> Group:
 
 
 def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every kind of pod there will be: {whose: template}."""
+    """Every kind of pod: {name of its group or owner: template}."""
     return {name: group.pod for name, group in groups(objects).items()} | {
         each["metadata"]["name"]: each["spec"]["template"]
         for each in of_kind(objects, "Deployment", "StatefulSet")
@@ -146,7 +146,7 @@ def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """As Kubernetes does, for the operators that are used here."""
+    """Match labels as Kubernetes does, for the operators that the manifests use."""
     for needed in selector.get("matchExpressions", []):
         assert needed["operator"] == "In"
         if labels.get(needed["key"]) not in needed["values"]:

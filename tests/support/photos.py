@@ -1,4 +1,4 @@
-"""Files of photos, made from drawn garments: every format that is taken, and those that are not."""
+"""Photo files of drawn garments: in every accepted format, and broken or hostile ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE_PX = (90, 120)
 
 
 def garment(seed: int = 15, size_px: tuple[int, int] = SIZE_PX) -> Image.Image:
-    """One drawn garment; from seed to seed another category, another colour."""
+    """One drawn garment; category and colour vary with the seed."""
     categories, colors = list(CATEGORIES), list(COLORS)
     category = categories[seed % len(categories)]
     return draw_garment(category, colors[seed // 3 % len(colors)], size_px, seed)
@@ -74,5 +74,5 @@ def forged_png(width_px: int, height_px: int) -> bytes:
 
 
 def slow_photo() -> bytes:
-    """Small as a file, slow to decode: nearly as many pixels as may be."""
+    """A small file that is slow to decode: it has nearly as many pixels as the limit."""
     return as_file(Image.new("1", (7000, 7000), 1), "PNG")

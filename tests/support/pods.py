@@ -1,6 +1,6 @@
-"""Pods without Kubernetes: Ray's nodes, each with a network and processes of its own.
+"""Pods without Kubernetes: Ray's nodes, each with its own network and processes.
 
-Run by tests/e2e/test_pods.py within namespaces that end with it; prints what it found as JSON:
+tests/e2e/test_pods.py runs it in namespaces that end with it. It prints its findings as JSON:
 
     unshare --mount --net --pid --fork --kill-child --mount-proc python pods.py < ASKED
 """
@@ -32,7 +32,7 @@ def run(command: str) -> None:
 
 
 def status(url: str, body: bytes | None = None, *, token: bool = False) -> int:
-    """Of the answer; 0 where none comes."""
+    """The status of the answer; 0 if there is none."""
     headers = {"Content-Type": "image/jpeg"} if body else {}
     if token:
         headers["x-ray-authorization"] = f"Bearer {TOKEN}"
@@ -55,7 +55,7 @@ def wait_for(holds, within_s: float) -> None:
 
 
 class Pod:
-    """`ray start --block`, as KubeRay has it run."""
+    """`ray start --block`, as KubeRay runs it."""
 
     def __init__(self, address: str, folder: Path, env: dict[str, str], *options: str) -> None:
         name = address.rpartition(".")[2]
@@ -79,7 +79,7 @@ class Pod:
             )  # fmt: skip
 
     def terminate(self) -> float:
-        """SIGTERM to the first process in it, as the kubelet's; returns the seconds it took."""
+        """Send SIGTERM to its first process, as the kubelet does; return the seconds it took."""
         pid = self._process.pid
         (first,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         began = time.monotonic()
@@ -89,7 +89,7 @@ class Pod:
 
 
 class Shopper(threading.Thread):
-    """Asks one photo after the other."""
+    """Sends one photo after the other."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -120,7 +120,7 @@ def placed() -> dict[str, list[tuple[str, str]]]:
 def main() -> None:
     asked: dict[str, Any] = json.load(sys.stdin)
     folder = Path(asked["folder"])
-    run("mount -t tmpfs tmpfs /run")  # where ip keeps its names
+    run("mount -t tmpfs tmpfs /run")  # ip keeps the names of namespaces there
     for command in ("add bridge type bridge", "set bridge up", "set lo up"):
         run(f"ip link {command}")
     run("ip addr add 10.9.0.1/24 dev bridge")
@@ -151,7 +151,7 @@ def main() -> None:
         for name, port in ports.items()
     }
     worker(SPARE, "front")
-    # As clients do who come in through another pod's HAProxy than the one that goes.
+    # This client uses the HAProxy of a pod that stays.
     shopper = Shopper(f"http://{CLASSIFIER}:8000/v1/classify")
     shopper.start()
     wait_for(lambda: shopper.answers[200] > 50, 60)

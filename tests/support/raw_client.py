@@ -1,4 +1,4 @@
-"""A client that can hang up in the middle."""
+"""A client that can hang up before its answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BOUNDARY = "boundary"
 
 
 class RawClient:
-    """Sends a photo, raw or as the one of a batch request, and does not wait for the answer."""
+    """Sends a photo, raw or in a batch request of one, and does not wait for the answer."""
 
     def __init__(
         self, url: str, photo: bytes, path: str = CLASSIFY, request_id: str = "raw"
@@ -32,7 +32,7 @@ class RawClient:
         self._socket.sendall(head.encode() + body)
 
     def hang_up(self) -> None:
-        """With a reset, which no server can take for a client that still reads."""
+        """Close with a reset, which no server mistakes for a client that still reads."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 

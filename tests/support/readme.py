@@ -12,6 +12,6 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 def printed(start: str) -> str:
-    """The one command that starts so. A test that asks for it must run it."""
+    """The one command that starts with `start`. A test that asks for it must run it."""
     (command,) = [command for command in COMMANDS if command.startswith(start)]
     return command

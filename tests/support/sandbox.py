@@ -1,4 +1,4 @@
-"""A network and process namespace of its own: default ports, and nothing that outlives it."""
+"""Runs scripts in a new network and process namespace: default ports, no process left behind."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _UNSHARE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc
 
 
 def run_in_namespace(script: str, home: Path, within_s: float) -> str:
-    """Run a bash script with a home of its own, at the project's root; what it printed.
+    """Run a bash script at the project's root with `home` as its home; return what it printed.
 
-    Skips the test where namespaces can't be made, though not in CI.
+    Skips the test if namespaces can't be created, except in CI.
     """
     possible = (
         shutil.which("ip") and not subprocess.run([*_UNSHARE, "true"], check=False).returncode

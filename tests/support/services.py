@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process' environment without what a cluster elsewhere on this machine may have set."""
+    """This process' environment, without the variables of another Ray cluster."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return clean | extra
 
@@ -60,7 +60,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 class Service(service.Service):
-    """`make serve` on a port of its own; a test fails when it leaves anything behind."""
+    """`make serve` on a free port. A test fails if it leaves a process or a busy port behind."""
 
     def stop(self) -> int:
         code = super().stop()
@@ -77,7 +77,7 @@ class Service(service.Service):
 
 
 class Running:
-    """A command in the background, in a process group of its own, its output in a file."""
+    """A command in the background, in a new process group, with its output in a file."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Running:
         return self._output.read_text(errors="replace")
 
     def wait_for(self, text: str, within_s: float = START_WITHIN_S) -> None:
-        """Return when `text` stands in the output; fail when the command ends without it."""
+        """Return when `text` is in the output; fail if the command ends without it."""
 
         def said() -> bool:
             ended = self._process.poll() is not None
@@ -119,7 +119,7 @@ class Running:
             raise AssertionError(f"{error}; it said: {self.output}") from None
 
     def press_ctrl_c(self) -> None:
-        """As a terminal does: to every process in the foreground."""
+        """Send SIGINT to every process of the group, as a terminal does."""
         os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, within_s: float = STOP_WITHIN_S) -> int:
@@ -128,7 +128,7 @@ class Running:
 
 
 def bench(command: list[str], folder: Path, within_s: float) -> dict[str, Any]:
-    """Run a command of the Makefile that measures, its report in a folder; its line of JSON."""
+    """Run a bench of the Makefile with its report in `folder`; return its line of JSON."""
     running = Running(with_args(command, "--out", str(folder)), folder / "output")
     try:
         assert running.wait(within_s) == 0, running.output
@@ -159,5 +159,5 @@ def left_over(port: int) -> list[str]:
 
 
 def tool(name: str) -> str:
-    """A command that was installed beside this Python."""
+    """The path of a command that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
