@@ -23,6 +23,8 @@ from pydantic import (
 from mlc_core.engines.engine import EngineName, Precision
 
 PROJECT = Path(__file__).resolve().parent.parent
+# In the environment: where replicas listen for groups; the node's address without it.
+LISTEN_HOST = "MLC_LISTEN_HOST"
 
 
 class _Strict(BaseModel):

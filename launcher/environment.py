@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from deployments.settings import PROJECT
+from deployments.settings import LISTEN_HOST, PROJECT
 from launcher.processes import RUN, free_ports, run_directory
 
 
@@ -30,6 +30,8 @@ def service_environment(port: int) -> dict[str, str]:
             # send requests to a replica of the other, on a port that ours failed to get.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
+            # Replicas listen for groups there.
+            LISTEN_HOST: "127.0.0.1",
             # The one HAProxy on this machine learns at once that a replica leaves.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         }
