@@ -70,7 +70,7 @@ class ImageGroup(NamedTuple):
         request_ids: ids of the requests that sent them, for logs, N of them.
     """
 
-    pixels: bytes
+    pixels: bytes | memoryview
     height_px: int
     width_px: int
     choices: Sequence[Choice]

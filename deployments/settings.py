@@ -23,6 +23,8 @@ from pydantic import (
 from mlc_core.engines.engine import EngineName, Precision
 
 PROJECT = Path(__file__).resolve().parent.parent
+# In the environment: where replicas listen for groups; the node's address without it.
+LISTEN_HOST = "MLC_LISTEN_HOST"
 
 
 class _Strict(BaseModel):
@@ -48,8 +50,7 @@ class LaneSettings(_Strict):
     max_photos: PositiveInt = Field(default=32, description="photos of one group")
     max_bytes: PositiveInt = Field(
         default=3 * 2**20,
-        description="bytes of one group; a larger photo goes alone. A gRPC message between "
-        "replicas holds 4 MiB",
+        description="bytes of one group; a larger photo goes alone",
     )
     max_in_flight: PositiveInt = Field(
         default=2,

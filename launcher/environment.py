@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from deployments.settings import PROJECT
+from deployments.settings import LISTEN_HOST, PROJECT
 from launcher.processes import RUN, free_ports, run_directory
 
 
@@ -30,6 +30,8 @@ def service_environment(port: int) -> dict[str, str]:
             # to get its port, and HAProxy would for a moment send requests to the other service.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
+            # Replicas take groups from each other here.
+            LISTEN_HOST: "127.0.0.1",
             # There is one HAProxy on this machine, and it learns at once that a replica leaves.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         }

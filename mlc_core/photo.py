@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
@@ -25,6 +27,7 @@ _SIGNATURES = {
 }
 FORMATS = tuple(name for name in _SIGNATURES if name != "AVIF" or features.check("avif"))
 
+_ORIENTATION_TAGS = (b"Exif\0\0", b"tiff:Orientation")  # EXIF's, and XMP's
 # What turns a photo of each EXIF orientation upright (EXIF 2.32, tag 0x0112).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,12 +57,42 @@ def decode(photo: bytes, size: ImageSize, max_pixels: int = MAX_PIXELS) -> NDArr
         UndecodablePhoto: not an image that Pillow can read, or truncated.
         PhotoTooLarge: more than max_pixels.
     """
+    pixels = _decode_jpeg(photo, size, max_pixels) if photo.startswith(b"\xff\xd8") else None
+    return _decode_with_pillow(photo, size, max_pixels) if pixels is None else pixels
+
+
+def _decode_jpeg(photo: bytes, size: ImageSize, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The pixels that Pillow would decode, by libjpeg-turbo alone, in a quarter of the time.
+
+    Returns:
+        None for what only Pillow takes: CMYK, and files that libjpeg-turbo warns about.
+    """
+    try:
+        height_px, width_px, colorspace, _ = simplejpeg.decode_jpeg_header(photo)
+    except ValueError:
+        return None
+    if colorspace not in {"YCbCr", "Gray"}:
+        return None
+    _refuse_too_large(width_px, height_px, max_pixels)
+    tagged = any(tag in photo for tag in _ORIENTATION_TAGS)
+    orientation = _orientation(_open(photo)) if tagged else 1
+    fitted = _fit((width_px, height_px), size, rotated=orientation >= 5)
+    scale = _jpeg_scale((width_px, height_px), fitted)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            photo, "RGB",
+            min_height=math.ceil(height_px / scale), min_width=math.ceil(width_px / scale),
+        )  # fmt: skip
+    except ValueError:
+        return None
+    if orientation == 1 and pixels.shape == (size.height_px, size.width_px, 3):
+        return pixels  # type: ignore[no-any-return]
+    return _fitted(Image.fromarray(pixels), orientation, size)
+
+
+def _decode_with_pillow(photo: bytes, size: ImageSize, max_pixels: int) -> NDArray[np.uint8]:
     image = _open(photo)
-    if image.width * image.height > max_pixels:
-        raise PhotoTooLarge(
-            f"the photo has {image.width}×{image.height} pixels, over the limit of {max_pixels}; "
-            "send a smaller version"
-        )
+    _refuse_too_large(image.width, image.height, max_pixels)
     try:
         return _to_size(image, size)
     except UndecodablePhoto:
@@ -92,14 +125,34 @@ def _open(photo: bytes) -> Image.Image:
         raise UndecodablePhoto(f"the photo is damaged: {error}") from error
 
 
+def _refuse_too_large(width_px: int, height_px: int, max_pixels: int) -> None:
+    if width_px * height_px > max_pixels:
+        raise PhotoTooLarge(
+            f"the photo has {width_px}×{height_px} pixels, over the limit of {max_pixels}; "
+            "send a smaller version"
+        )
+
+
+def _jpeg_scale(pixels: tuple[int, int], fitted: tuple[int, int]) -> int:
+    """The divisor, 1, 2, 4 or 8, at which a JPEG is decoded for a fraction of the cost.
+
+    At least twice the final size remains, so that the resampling, not the decoder, decides the
+    result.
+    """
+    ratio = min(pixels[0] // (2 * fitted[0]), pixels[1] // (2 * fitted[1]))
+    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
+
+
 def _to_size(image: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
     orientation = _orientation(image)
-    # JPEG can decode at 1/2, 1/4 or 1/8 for a fraction of the cost. Twice the final size is kept,
-    # so that the resampling below, not the decoder's, decides the result.
     width_px, height_px = _fit(image.size, size, rotated=orientation >= 5)
-    image.draft(None, (2 * width_px, 2 * height_px))
+    image.draft(None, (2 * width_px, 2 * height_px))  # at _jpeg_scale, as Pillow chooses it
     image.load()
-    image = _to_8_bit(image)
+    return _fitted(_to_8_bit(image), orientation, size)
+
+
+def _fitted(image: Image.Image, orientation: int, size: ImageSize) -> NDArray[np.uint8]:
+    """An RGB or RGBA image, turned upright, scaled to fit, on white."""
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     fitted = _fit(image.size, size)

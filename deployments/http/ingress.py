@@ -14,9 +14,10 @@ from deployments.http.api import Telemetry, build_api
 from deployments.http.disconnects import Disconnects
 from deployments.http.readiness import Readiness
 from deployments.messages import GroupAnswers, PhotoGroup
-from deployments.pipeline.calls import call, connect
+from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.pipeline.merging import merge_descriptions
+from deployments.pipeline.wire import encode_photos
 from deployments.settings import Settings
 from deployments.telemetry.recorder import Recorder
 from deployments.telemetry.request_log import RequestLog, request_log_file
@@ -32,7 +33,7 @@ class Ingress:
         settings: Settings,
         recorder: Recorder | None = None,
     ) -> None:
-        self._preprocess = connect(preprocessor, "preprocess")
+        self._preprocess = Target(preprocessor, "preprocess", encode_photos)
         self._describe = [connect(classifier, "describe") for classifier in classifiers]
         self._settings = settings
         self._recorder = recorder or Recorder()
@@ -62,8 +63,7 @@ class Ingress:
         )
 
     async def _send(self, group: PhotoGroup) -> GroupAnswers:
-        answers: GroupAnswers = await call(self._preprocess, group)
-        return answers
+        return await self._preprocess(group)
 
     async def _describe_model(self) -> Mapping[str, Any]:
         return merge_descriptions(await asyncio.gather(*map(call, self._describe)))

@@ -17,7 +17,9 @@ PERIOD_S = 2.0
 # The pipeline is ready if a client's photo or a probe got labels within this time. So a probe that
 # waits under overload does not take a working service out of rotation.
 _FRESH_S = 10.0
-_SILENT = {TimeoutError: f"no answer within {_FRESH_S:.0f} s"}  # errors without a text
+_SILENT: dict[type[Exception], str] = {
+    TimeoutError: f"no answer within {_FRESH_S:.0f} s"
+}  # errors without a text
 
 
 class Readiness:

@@ -1,4 +1,4 @@
-"""How many classifier replicas: Serve's own rule, on photos where Serve counts calls."""
+"""How many replicas: Serve's own rule, on what they hold; Serve does not see their calls."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 PHOTOS_HELD = "photos_held"  # in the stats of a classifier replica: waiting or being inferred
+GROUPS_HELD = "groups_held"  # in the stats of a preprocessor replica
 
 
 def photos_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """A policy for `autoscaling_config`: `target_ongoing_requests` photos per replica.
+    """A policy for classifiers: `target_ongoing_requests` photos per replica.
 
     One to two batches are a good target. A replica at its limit holds two batches: one that is
     inferred and one that gathers. With one batch held, its batches are half full.
@@ -18,7 +19,20 @@ def photos_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, An
     Returns:
         Replicas wanted, before Serve applies delays, factors and bounds; no state.
     """
-    held = (context.aggregated_metrics or {}).get(PHOTOS_HELD)
+    return _wanted(context, PHOTOS_HELD)
+
+
+def groups_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """A policy for preprocessors: `target_ongoing_requests` groups per replica.
+
+    Returns:
+        As above.
+    """
+    return _wanted(context, GROUPS_HELD)
+
+
+def _wanted(context: AutoscalingContext, stat: str) -> tuple[float, dict[str, Any]]:
+    held = (context.aggregated_metrics or {}).get(stat)
     if not held:  # no replica has reported yet
         return context.target_num_replicas, {}
     config: AutoscalingConfig = context.config  # type: ignore[assignment]  # None in tests alone

@@ -1,4 +1,8 @@
-"""Calls from one deployment to another, and their retry when a replica dies."""
+"""Calls from one deployment to another, and their retry when a replica dies.
+
+Groups go by the data plane, a frame each way, which costs a tenth of a call by Serve's handle. The
+handle is the way for everything else, and for groups while no replica is connected.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import Unavailable
+from deployments.messages import GroupAnswers
+from deployments.pipeline.replicas import ReplicaLost, Replicas
+from deployments.pipeline.wire import Encode
+
+_TRIES = 2
 
 
 def connect(handle: DeploymentHandle[Any], method: str) -> Any:
@@ -19,6 +28,35 @@ def connect(handle: DeploymentHandle[Any], method: str) -> Any:
         request_serialization="pickle",
         response_serialization="pickle",
     )
+
+
+class Target:
+    """One method of a deployment, which takes groups.
+
+    Args:
+        encode: writes a group as a frame.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], method: str, encode: Encode) -> None:
+        self._method, self._encode = connect(handle, method), encode
+        self._replicas = Replicas(handle.deployment_id)
+
+    async def __call__(self, group: Any) -> GroupAnswers:
+        """Answer a group; tries another replica when the first one is lost.
+
+        Raises:
+            Unavailable: no replica answered.
+        """
+        replica = self._replicas.choose()
+        for _ in range(_TRIES):
+            if replica is None:
+                break
+            try:
+                return await replica.call(self._encode, group)
+            except ReplicaLost:
+                replica = self._replicas.choose(other_than=replica)
+        answers: GroupAnswers = await call(self._method, group)
+        return answers
 
 
 async def call(method: Any, *arguments: Any) -> Any:

@@ -17,7 +17,9 @@ from deployments.errors import WrongImageSize
 from deployments.messages import PROBE_ID, Answer, GroupAnswers, ImageGroup, Trace
 from deployments.pipeline.autoscaling import PHOTOS_HELD
 from deployments.pipeline.batcher import Batcher, BatchLimits
+from deployments.pipeline.listener import Listener
 from deployments.pipeline.model import Model
+from deployments.pipeline.wire import decode_images
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import (
     ENGINE_BUSY,
@@ -60,6 +62,7 @@ class Classifier:
     """Answers images with labels, and with the version of the model that chose them."""
 
     def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+        self._listener = Listener(self.classify, decode_images, lambda group: len(group.choices))
         batching = settings.batching
         self._recorder = recorder or Recorder()
         self._batcher: Batcher[_Item, bytes] = Batcher(
@@ -119,6 +122,18 @@ class Classifier:
         while True:
             await asyncio.sleep(_RETRY_EVERY_S)
             await self.retry_refused_update()
+
+    async def record_replica_metadata(self) -> dict[str, Any]:
+        """What Serve tells callers of this replica: where it listens for groups."""
+        return await self._listener.start()
+
+    async def check_health(self) -> None:
+        """Fail when callers can't reach this replica."""
+        self._listener.check()
+
+    def __del__(self) -> Any:
+        """Serve's only hook of a shutdown; it awaits what this returns."""
+        return self._listener.close() if self._listener.is_started else None
 
     async def classify(self, group: ImageGroup) -> GroupAnswers:
         """Answer each image of a group, in its order."""

@@ -29,8 +29,11 @@ from deployments.messages import (
     PhotoGroup,
     Trace,
 )
-from deployments.pipeline.calls import call, connect
+from deployments.pipeline.autoscaling import GROUPS_HELD
+from deployments.pipeline.calls import Target, call, connect
+from deployments.pipeline.listener import Listener
 from deployments.pipeline.merging import merge_outcomes
+from deployments.pipeline.wire import decode_photos, encode_images
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, STAGE_DURATION
 from deployments.telemetry.recorder import Recorder
@@ -69,7 +72,10 @@ class Preprocessor:
         settings: Settings,
         recorder: Recorder | None = None,
     ) -> None:
-        self._classify = [connect(classifier, "classify") for classifier in classifiers]
+        self._listener = Listener(self.preprocess, decode_photos, lambda group: len(group.photos))
+        self._classify = [
+            Target(classifier, "classify", encode_images) for classifier in classifiers
+        ]
         self._ask_image_size = connect(classifiers[0], "image_size")
         self._settings = settings
         self._recorder = recorder or Recorder()
@@ -85,6 +91,22 @@ class Preprocessor:
             loop.create_task(work, context=contextvars.Context())
             for work in (self._recorder.export(), self._learn_image_size())
         ]
+
+    async def record_replica_metadata(self) -> dict[str, Any]:
+        """What Serve tells callers of this replica: where it listens for groups."""
+        return await self._listener.start()
+
+    async def check_health(self) -> None:
+        """Fail when callers can't reach this replica."""
+        self._listener.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve asks a replica for when it scales; see `autoscaling`."""
+        return {GROUPS_HELD: float(self._listener.groups_held)}
+
+    def __del__(self) -> Any:
+        """Serve's only hook of a shutdown; it awaits what this returns."""
+        return self._listener.close() if self._listener.is_started else None
 
     async def preprocess(self, group: PhotoGroup) -> GroupAnswers:
         """Answer each photo of a group, in its order.
@@ -168,7 +190,7 @@ class Preprocessor:
             deadline,
         )
         replies: list[GroupAnswers] = await asyncio.gather(
-            *(call(classify, group) for classify in self._classify)
+            *(classify(group) for classify in self._classify)
         )
         progress.traces += [reply.trace for reply in replies]
         merged = map(merge_outcomes, zip(*(reply.answers for reply in replies), strict=True))

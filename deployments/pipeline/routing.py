@@ -21,12 +21,24 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
+from deployments.pipeline import replicas as replicas_module
+
 
 class FewestCalls(FIFOMixin, RequestRouter):
-    """Counts the calls that each replica has not answered yet; chooses at random among equals."""
+    """Counts the calls that each replica has not answered yet; chooses at random among equals.
+
+    It routes the calls that go by Serve's handle, and hands Serve's list of replicas to those that
+    go by the data plane.
+    """
 
     def initialize_state(self, **_: Any) -> None:
         self._in_flight: Counter[ReplicaID] = Counter()
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        metadata = {each.replica_id.unique_id: each.replica_metadata for each in replicas}
+        # By its module: Serve pickles this class by value, with copies of the globals it uses.
+        replicas_module.publish(self._deployment_id, metadata)
 
     async def choose_replicas(
         self,

@@ -257,3 +257,13 @@ def test_a_large_photo_gets_the_labels_of_its_small_version(client):
     assert len(photo) > 64 * 2**10
     assert client.post(CLASSIFY, content=photo).status_code == 200
     assert garment(7).size == SIZE_PX
+
+
+def test_a_photo_may_be_as_large_as_the_limit(client, answer_here):
+    """Messages between replicas are as large as photos may be."""
+    photo = as_file(garment(7))
+    padded = photo.ljust(10 * 2**20, b"\0")  # what follows the end of a JPEG is ignored
+    response = client.post(CLASSIFY, content=padded)
+    assert response.status_code == 200, response.text
+    assert same_labels(response.json(), answer_here(photo))
+    assert_problem(client.post(CLASSIFY, content=padded + b"\0"), 413)

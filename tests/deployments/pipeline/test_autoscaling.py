@@ -5,16 +5,21 @@ from types import SimpleNamespace
 import pytest
 from ray.serve.config import AutoscalingConfig
 
-from deployments.pipeline.autoscaling import PHOTOS_HELD, photos_per_replica
+from deployments.pipeline.autoscaling import (
+    GROUPS_HELD,
+    PHOTOS_HELD,
+    groups_per_replica,
+    photos_per_replica,
+)
 
 
-def wanted(held, target=24, replicas=2):
-    metrics = {PHOTOS_HELD: dict(enumerate(held))} if held else {}
+def wanted(held, target=24, replicas=2, stat=PHOTOS_HELD, policy=photos_per_replica):
+    metrics = {stat: dict(enumerate(held))} if held else {}
     config = AutoscalingConfig(max_replicas=9, target_ongoing_requests=target)
     context = SimpleNamespace(
         aggregated_metrics=metrics, config=config, target_num_replicas=replicas
     )
-    return photos_per_replica(context)[0]
+    return policy(context)[0]
 
 
 def test_photos_not_calls_decide_how_many_replicas():
@@ -28,3 +33,8 @@ def test_half_the_photos_want_half_the_replicas():
 
 def test_nothing_changes_before_a_replica_has_told_what_it_holds():
     assert wanted([], replicas=2) == 2
+
+
+def test_groups_decide_how_many_preprocessors():
+    assert wanted([6, 6], target=4, stat=GROUPS_HELD, policy=groups_per_replica) == 3
+    assert wanted([], replicas=2, stat=GROUPS_HELD, policy=groups_per_replica) == 2
