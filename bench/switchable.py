@@ -18,6 +18,7 @@ from ray.serve import Application
 from deployments.http.ingress import Ingress
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
+from deployments.pipeline.routing import ROUTER
 from deployments.settings import Settings, parse
 from deployments.telemetry.recorder import Recorder
 from launcher.processes import RUN
@@ -27,12 +28,14 @@ _POLL_EVERY_S = 0.1
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Ray Serve's application builder: as deployments.app, but with a switch and Serve's router."""
+    """Ray Serve's application builder: as deployments.app, but with a switch."""
     settings = parse(Settings, args)
-    classifier = serve.deployment(name="Classifier")(SwitchableClassifier).bind(settings)
-    preprocessor = serve.deployment(name="Preprocessor")(SwitchablePreprocessor).bind(
-        [classifier], settings
-    )
+    classifier = serve.deployment(name="Classifier", request_router_config=ROUTER)(
+        SwitchableClassifier
+    ).bind(settings)
+    preprocessor = serve.deployment(name="Preprocessor", request_router_config=ROUTER)(
+        SwitchablePreprocessor
+    ).bind([classifier], settings)
     ingress = serve.deployment(name="Ingress")(serve.ingress()(SwitchableIngress))
     return ingress.bind(preprocessor, [classifier], settings)
 

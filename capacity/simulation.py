@@ -113,29 +113,29 @@ class _Classifier:
 class _Preprocessor:
     def __init__(self, pipeline: _Pipeline) -> None:
         self.ongoing = 0
-        self._plane = pipeline
+        self._pipeline = pipeline
         self._process = pipeline.process()
 
     async def handle(self, photos: int) -> None:
-        pipeline = self._plane
+        pipeline = self._pipeline
         await self._process.work(pipeline.costs.preprocessor.of(photos))
         await pipeline.call(pipeline.classifiers, photos)
 
 
 class _Ingress:
     def __init__(self, pipeline: _Pipeline) -> None:
-        self._plane = pipeline
+        self._pipeline = pipeline
         self._process = pipeline.process()
         self._batcher: Batcher[None, None] = Batcher(
             self._send, pipeline.composition.group, clock=asyncio.get_running_loop().time
         )
 
     async def handle(self) -> None:
-        await self._process.work(self._plane.costs.ingress.photo_s)
+        await self._process.work(self._pipeline.costs.ingress.photo_s)
         await self._batcher.submit(None)
 
     async def _send(self, photos: list[None]) -> list[None]:
-        pipeline = self._plane
+        pipeline = self._pipeline
         await self._process.work(pipeline.costs.ingress.each_s)
         await pipeline.call(pipeline.preprocessors, len(photos))
         return photos

@@ -7,8 +7,6 @@
               ├─ DeadlinePassed     ├─ DeadlinePassed        └─ WrongImageSize: the preprocessor
               └─ Unavailable        └─ Unavailable              decodes again, clients never see it
 
-    A batcher that is closed answers ShuttingDown.
-
 Errors of photos cross from one deployment to another as values, one for each photo. A call raises
 Unavailable if no replica answers. `http.problems` is the one place that turns errors into HTTP.
 Each error takes one argument, so that it can be pickled.
@@ -53,10 +51,6 @@ class Overloaded(ServiceError):
 
 class DeadlinePassed(ServiceError):
     """No answer within the deadline of a request."""
-
-
-class ShuttingDown(ServiceError):
-    """This replica accepts no more work."""
 
 
 class Unavailable(ServiceError):

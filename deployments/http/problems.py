@@ -34,7 +34,6 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.UndecodablePhoto: (422, "undecodable-photo"),
     mlc_errors.PhotoTooLarge: (422, "photo-too-large"),
     errors.Overloaded: (503, "overloaded"),
-    errors.ShuttingDown: (503, "shutting-down"),
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlinePassed: (504, "deadline-passed"),
 }

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from deployments.errors import DeadlinePassed, Overloaded, ShuttingDown
+from deployments.errors import DeadlinePassed, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,7 +85,6 @@ class Batcher(Generic[Item, Result]):
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -112,14 +111,10 @@ class Batcher(Generic[Item, Result]):
                 future raises DeadlinePassed when a batch would have taken it.
 
         Returns:
-            A future of the result. It raises Overloaded when the queue is full, and ShuttingDown
-            after `close`.
+            A future of the result. It raises Overloaded when the queue is full.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if self._closed:
-            future.set_exception(ShuttingDown("this replica is shutting down; try again"))
-            return future
         if len(self._waiting) >= self._limits.max_waiting:
             text = f"the queue is full, {len(self._waiting)} are waiting; try again later"
             future.set_exception(Overloaded(text))
@@ -132,15 +127,6 @@ class Batcher(Generic[Item, Result]):
             # a batch must not take the batch with it.
             self._wake_up = loop.call_soon(self._start, context=contextvars.Context())
         return future
-
-    async def close(self) -> None:
-        """Refuse new items, run those that wait, and return when all have their results."""
-        self._closed = True
-        while self._waiting or self._tasks:
-            if self._tasks:
-                await asyncio.wait(self._tasks)
-            else:
-                await asyncio.sleep(0)
 
     def _forget(self, future: asyncio.Future[Result]) -> None:
         self._waiting.pop(future, None)

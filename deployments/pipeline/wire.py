@@ -37,7 +37,7 @@ Parts = tuple[bytes, Sequence[Buffer]]  # a head, and the parts of a payload
 _ERRORS: dict[str, Callable[[str], Exception]] = {
     kind.__name__: kind
     for kind in (
-        errors.DeadlinePassed, errors.Overloaded, errors.ShuttingDown, errors.Unavailable,
+        errors.DeadlinePassed, errors.Overloaded, errors.Unavailable,
         mlc_errors.UnsupportedFormat, mlc_errors.UndecodablePhoto, mlc_errors.PhotoTooLarge,
         ValueError, RuntimeError,
     )

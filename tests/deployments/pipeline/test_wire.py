@@ -54,7 +54,6 @@ def test_answers_and_errors_arrive_in_their_order():
         errors.DeadlinePassed("late"),
         errors.Overloaded("full"),
         errors.Unavailable("nobody"),
-        errors.ShuttingDown("leaving"),
         errors.WrongImageSize(ImageSize(96, 64)),
         mlc_errors.UnsupportedFormat("a PDF"),
         mlc_errors.PhotoTooLarge("wide"),
