@@ -217,7 +217,7 @@ def _arguments() -> argparse.Namespace:
         "--photos", type=_photos, default="small", help="small or large (drawn), or a folder"
     )
     parser.add_argument(
-        "--decoder", choices=("pillow", "simplejpeg"), default="pillow", help="of the peers"
+        "--decoder", choices=("simplejpeg", "pillow"), default="simplejpeg", help="of the peers"
     )
     parser.add_argument("--decoders", type=int, default=1, help="decoding workers of mosec")
     parser.add_argument("--out", type=Path, help="folder for peers.md, the table")

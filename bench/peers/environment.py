@@ -18,7 +18,7 @@ from bench.peers.errors import PeerError
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 # These do most of the work. With other versions, the command would not compare servers only.
-_SAME_AS_OURS = ("onnxruntime", "pillow")
+_SAME_AS_OURS = ("onnxruntime", "pillow", "simplejpeg")
 
 
 def make_environment(folder: Path, say: Callable[[str], None]) -> Path:
