@@ -64,6 +64,8 @@ Figures = dict[Row, list[Measured]]  # a measurement for each round
 
 def main() -> int:
     args = _arguments()
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     try:
         load = ClosedLoop(args.photos)  # fails at once without wrk
         python = make_environment(PROJECT / ".peers", _say)
