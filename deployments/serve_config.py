@@ -96,11 +96,14 @@ class ServeConfig:
             models: verify the artifacts too. They must be on this machine.
 
         Raises:
-            ValueError: names every wrong key, its value and what was expected; or the artifact
-                that can't be served, and why.
+            ValueError: names every wrong key, its value and what was expected; the deployment that
+                would never scale up; or the artifact that can't be served, and why.
         """
         if self.application["import_path"] != BUILDER:
             return
+        for name, deployment in self.deployments.items():
+            if name != "Ingress":
+                _check_scaling(deployment, f"{self.source}: {name}")
         for classifier in self.classifiers():
             source = f"{self.source}: user_config of {classifier['name']}"
             config = parse(ClassifierConfig, classifier.get("user_config"), source)
@@ -133,6 +136,17 @@ class ServeConfig:
         """Write a file, and return its path."""
         file.write_text(self.to_yaml(), encoding="utf-8")
         return file
+
+
+def _check_scaling(deployment: Mapping[str, Any], source: str) -> None:
+    scaling = deployment.get("autoscaling_config")
+    if (scaling or deployment.get("num_replicas") == "auto") and not (scaling or {}).get("policy"):
+        policy = "photos_per_replica" if deployment.get("user_config") else "groups_per_replica"
+        raise ValueError(
+            f"{source} would never scale up, since Serve does not see what it holds; add "
+            f"`policy: {{policy_function: 'deployments.pipeline.autoscaling:{policy}'}}` to its "
+            "autoscaling_config"
+        )
 
 
 def _check_model(config: ClassifierConfig) -> None:

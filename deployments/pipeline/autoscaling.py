@@ -1,4 +1,4 @@
-"""How many replicas: Serve's own rule, on what they hold; Serve does not see their calls."""
+"""How many replicas: Serve's own rule, on what they hold. Serve sees only calls by its handle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 PHOTOS_HELD = "photos_held"  # in the stats of a classifier replica: waiting or being inferred
-GROUPS_HELD = "groups_held"  # in the stats of a preprocessor replica
+GROUPS_HELD = "groups_held"  # in the stats of a preprocessor replica: without an answer yet
 
 
 def photos_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:

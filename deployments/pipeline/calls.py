@@ -1,7 +1,8 @@
 """Calls from one deployment to another, and their retry when a replica dies.
 
 Groups go by the data plane, a frame each way, which costs a tenth of a call by Serve's handle. The
-handle is the way for everything else, and for groups while no replica is connected.
+handle is the way for everything else, and for groups while no replica is connected, or after two
+were lost.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Target:
 
     async def __call__(self, group: Any) -> GroupAnswers:
         """Answer a group; tries another replica when the first one is lost.
+
+        While Serve lists no replica it waits, so callers set a time limit.
 
         Raises:
             Unavailable: no replica answered.

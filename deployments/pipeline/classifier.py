@@ -133,7 +133,7 @@ class Classifier:
 
     def __del__(self) -> Any:
         """Serve's only hook of a shutdown; it awaits what this returns."""
-        return self._listener.close() if self._listener.is_started else None
+        return self._listener.close() if self._listener.is_listening else None
 
     async def classify(self, group: ImageGroup) -> GroupAnswers:
         """Answer each image of a group, in its order."""

@@ -18,10 +18,10 @@ from deployments.pipeline.wire import (
 
 SECRET_BYTES = 32
 GOODBYE = 2**64 - 1  # in place of a call's number: the peer takes nothing new
-_GREETING_BYTES = len(PROTOCOL) + SECRET_BYTES
 _GREETED_WITHIN_S = 5.0
 _MAX_UNSENT_BYTES = 2**24
-# A peer whose machine is gone is found within this time, by the kernel's own heartbeats.
+# The kernel's heartbeats find a peer whose machine is gone within this time. It also cuts off a
+# peer that has read nothing for so long while its buffers are full.
 _SILENT_AT_MOST_S = 6
 
 OnFrame = Callable[["Connection", int, memoryview, memoryview], None]
@@ -35,7 +35,10 @@ class Connection(asyncio.BufferedProtocol):
         on_frame: called with the number of the call, the head and the payload. A ValueError that
             it raises closes the connection.
         on_lost: called once, when the connection is gone.
-        listens: whether this side waits for the greeting, or sends it.
+        listens: whether this side checks the secret, or sends it.
+
+    Attributes:
+        greeted: set when the other side has answered for itself, or when the connection is gone.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class Connection(asyncio.BufferedProtocol):
         listens: bool,
     ) -> None:
         self._secret, self._on_frame, self._on_lost = secret, on_frame, on_lost
-        self._greeted, self._listens = not listens, listens
-        self._buffer = memoryview(bytearray(_GREETING_BYTES if listens else HEADER.size))
+        self._listens = listens
+        self._expected = PROTOCOL + secret if listens else PROTOCOL
+        self._buffer = memoryview(bytearray(len(self._expected)))
         self._filled = 0
         self._header: tuple[int, int, int] | None = None
         self._transport: Any = None
+        self.greeted = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -67,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._writable.set()
+        self.greeted.set()
         self._on_lost(self)
 
     def pause_writing(self) -> None:
@@ -79,13 +85,18 @@ class Connection(asyncio.BufferedProtocol):
     def is_closing(self) -> bool:
         return bool(self._transport is None or self._transport.is_closing())
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether the peer has read enough of what was sent before."""
+        return self._writable.is_set()
+
     def close(self) -> None:
         """Close it once what was written has been sent."""
         if self._transport is not None:
             self._transport.close()
 
     async def writable(self) -> None:
-        """Wait until the peer has read enough of what was sent before."""
+        """Wait until it is writable, or gone."""
         await self._writable.wait()
 
     def send(self, call: int, head: bytes = b"", payload: Iterable[Buffer] = ()) -> None:
@@ -93,11 +104,14 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises:
             ConnectionError: the connection is gone.
+            ValueError: the frame is over the limit; the connection stays.
         """
         if self.is_closing:
             raise ConnectionError("the connection to the replica is gone")
         parts = list(payload)
         size_bytes = sum(map(len, parts))
+        if len(head) > MAX_HEAD_BYTES or size_bytes > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a frame of {len(head)} + {size_bytes} bytes is over the limit")
         self._transport.writelines([HEADER.pack(call, len(head), size_bytes), head, *parts])
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
@@ -113,11 +127,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, data: memoryview) -> None:
         """Take a buffer that is full: a greeting, a header, or the rest of a frame."""
-        if not self._greeted:
-            expected = PROTOCOL + self._secret
-            if not hmac.compare_digest(bytes(data), expected):
+        if not self.greeted.is_set():
+            if not hmac.compare_digest(bytes(data), self._expected):
                 raise ValueError("another protocol or secret")
-            self._greeted = True
+            if self._listens:
+                self._transport.write(PROTOCOL)
+            self.greeted.set()
             self._expect(HEADER.size)
         elif self._header is None:
             call, head_bytes, payload_bytes = HEADER.unpack(data)
@@ -138,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer, self._filled = memoryview(bytearray(size_bytes)), 0
 
     def _close_unless_greeted(self) -> None:
-        if not self._greeted:
+        if not self.greeted.is_set():
             self._transport.abort()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from deployments.errors import DeadlinePassed, ServiceError
 from deployments.messages import GroupAnswers
 from deployments.pipeline.connection import GOODBYE, SECRET_BYTES, Connection
 from deployments.pipeline.wire import Decode, encode_answers, failed
@@ -45,11 +46,10 @@ class Listener:
         self._connections: set[Connection] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self.groups_held = 0
 
     @property
-    def is_started(self) -> bool:
-        return self._server is not None
+    def is_listening(self) -> bool:
+        return self._server is not None and self._server.is_serving()
 
     async def start(self) -> dict[str, Any]:
         """Begin to listen.
@@ -64,17 +64,19 @@ class Listener:
         return {"host": host, "port": port, "secret": self._secret.hex()}
 
     def check(self) -> None:
-        """Raise RuntimeError if callers can't connect any more; part of the health check."""
-        if self._server is not None and not self._server.is_serving():
+        """Raise RuntimeError if its socket is closed; part of the health check."""
+        if self._server is not None and not self.is_listening:
             raise RuntimeError("the replica no longer listens for groups")
 
     async def close(self) -> None:
-        """Tell callers to send nothing new, finish what is here, and close."""
+        """Tell callers to send nothing new, finish what came, for 15 s at most, and close."""
         for connection in self._connections:
-            if not connection.is_closing:
+            if connection.greeted.is_set() and not connection.is_closing:
                 connection.send(GOODBYE)
-        if self._running:
-            await asyncio.wait(self._running, timeout=_FINISHED_WITHIN_S)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _FINISHED_WITHIN_S
+        while self._running and (left_s := end - loop.time()) > 0:
+            await asyncio.wait(self._running, timeout=left_s)
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -98,13 +100,21 @@ class Listener:
         task.add_done_callback(self._running.discard, context=contextvars.Context())
 
     async def _answer(self, connection: Connection, call: int, group: Any) -> None:
-        self.groups_held += 1
+        """Answer a call, always: with an error when its handler fails or its deadline passes."""
+        photos = self._size(group)
         try:
-            reply = await self._handle(group)
+            async with asyncio.timeout(group.deadline.left_s()):
+                reply = encode_answers(await self._handle(group))
+        except TimeoutError:
+            late = DeadlinePassed("the deadline of the group passed; try again")
+            reply = encode_answers(failed(late, photos))
         except Exception as error:
-            logger.exception("a group of %d photos failed", self._size(group))
-            reply = failed(error, self._size(group))
-        finally:
-            self.groups_held -= 1
-        if not connection.is_closing:  # else the caller is gone, and nobody waits for it
-            connection.send(call, *encode_answers(reply))
+            if not isinstance(error, ServiceError):
+                logger.exception("a group of %d photos failed", photos)
+            reply = encode_answers(failed(error, photos))
+        if connection.is_closing:  # the caller is gone, and nobody waits for it
+            return
+        try:
+            connection.send(call, *reply)
+        except ValueError as error:
+            connection.send(call, *encode_answers(failed(error, photos)))

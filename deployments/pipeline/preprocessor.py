@@ -76,6 +76,7 @@ class Preprocessor:
         self._classify = [
             Target(classifier, "classify", encode_images) for classifier in classifiers
         ]
+        self._groups_held = 0
         self._ask_image_size = connect(classifiers[0], "image_size")
         self._settings = settings
         self._recorder = recorder or Recorder()
@@ -102,11 +103,11 @@ class Preprocessor:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks a replica for when it scales; see `autoscaling`."""
-        return {GROUPS_HELD: float(self._listener.groups_held)}
+        return {GROUPS_HELD: float(self._groups_held)}
 
     def __del__(self) -> Any:
         """Serve's only hook of a shutdown; it awaits what this returns."""
-        return self._listener.close() if self._listener.is_started else None
+        return self._listener.close() if self._listener.is_listening else None
 
     async def preprocess(self, group: PhotoGroup) -> GroupAnswers:
         """Answer each photo of a group, in its order.
@@ -114,6 +115,13 @@ class Preprocessor:
         Raises:
             Unavailable: no classifier answers.
         """
+        self._groups_held += 1
+        try:
+            return await self._preprocess(group)
+        finally:
+            self._groups_held -= 1
+
+    async def _preprocess(self, group: PhotoGroup) -> GroupAnswers:
         progress = _Progress(group)
         if self._recorder.enabled:
             traffic = (photo.data for photo in group.photos if photo.request_id != PROBE_ID)

@@ -20,13 +20,19 @@ logger = logging.getLogger("ray.serve")
 _CONNECTED_WITHIN_S = 2.0
 _RETRY_EVERY_S = 1.0
 
-_FOLLOWERS: dict[Hashable, list[Replicas]] = defaultdict(list)  # of this process
+Listed = Mapping[str, Mapping[str, Any]]  # Serve's list of a deployment: replica -> metadata
+
+# Of this process: who follows a deployment's list, and the last list.
+_FOLLOWERS: dict[Hashable, list[Replicas]] = defaultdict(list)
+_LISTED: dict[Hashable, Listed] = {}
 
 
-def publish(deployment: Hashable, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hand on Serve's list of a deployment: replica -> its metadata. From any thread."""
+def publish(deployment: Hashable, listed: Listed) -> None:
+    """Hand on Serve's list of a deployment. From any thread."""
+    _LISTED[deployment] = listed
+    _FOLLOWERS[deployment] = [each for each in _FOLLOWERS[deployment] if not each.is_over]
     for follower in _FOLLOWERS[deployment]:
-        follower.update(metadata)
+        follower.update(listed)
 
 
 class ReplicaLost(ConnectionError):
@@ -50,18 +56,41 @@ class Replica:
         self.lost = asyncio.Event()
 
     async def connect(self) -> None:
-        """Raises OSError or TimeoutError when the replica can't be reached."""
-        secret = bytes.fromhex(self._metadata["secret"])
-        async with asyncio.timeout(_CONNECTED_WITHIN_S):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(secret, self._on_frame, self._on_lost, listens=False),
-                self._metadata["host"], self._metadata["port"],
-            )  # fmt: skip
+        """Connect, and wait until the replica has answered the greeting.
+
+        Raises:
+            OSError: it can't be reached, or takes another protocol or secret.
+            TimeoutError: it does not answer.
+            KeyError, TypeError, ValueError: the metadata is not that of a listener.
+        """
+        connection = Connection(
+            bytes.fromhex(self._metadata["secret"]), self._on_frame, self._on_lost, listens=False
+        )
+        try:
+            async with asyncio.timeout(_CONNECTED_WITHIN_S):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, self._metadata["host"], self._metadata["port"]
+                )
+                await connection.greeted.wait()
+            if connection.is_closing:
+                raise ConnectionError("it takes another protocol or secret")
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
 
     @property
     def in_flight(self) -> int:
+        """Calls without an answer. One that was given up counts until its answer comes.
+
+        So a replica that hangs does not look idle.
+        """
         return len(self._pending)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a call would first wait for the replica to read what was sent before."""
+        return self._connection is not None and not self._connection.is_writable
 
     @property
     def takes_new(self) -> bool:
@@ -74,21 +103,20 @@ class Replica:
 
         Raises:
             ReplicaLost: the connection broke.
+            ValueError: the group is over the limit of a frame.
         """
         connection = self._connection
         if connection is None:
             raise ReplicaLost("not connected")
         await connection.writable()
-        number, future = next(self._numbers), asyncio.get_running_loop().create_future()
-        self._pending[number] = future
+        number = next(self._numbers)
         try:
             connection.send(number, *encode(group))
-            answers: GroupAnswers = await future
-            return answers
         except ConnectionError as error:
             raise ReplicaLost(str(error)) from error
-        finally:
-            self._pending.pop(number, None)
+        future = self._pending[number] = asyncio.get_running_loop().create_future()
+        answers: GroupAnswers = await future
+        return answers
 
     def close(self) -> None:
         """Close the connection; what is in flight is lost."""
@@ -102,9 +130,10 @@ class Replica:
         if call == GOODBYE:
             self.leaving = True
             return
-        future = self._pending.get(call)
-        if future is not None and not future.done():  # else its deadline has passed
-            future.set_result(decode_answers(head, payload))
+        answers = decode_answers(head, payload)
+        future = self._pending.pop(call, None)
+        if future is not None and not future.done():  # else the caller has given up
+            future.set_result(answers)
 
     def _on_lost(self, connection: Connection) -> None:
         del connection
@@ -112,16 +141,18 @@ class Replica:
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(ReplicaLost("the connection to the replica broke"))
+        self._pending.clear()
 
 
 class Replicas:
     """The replicas of one deployment that Serve lists, for callers in one event loop.
 
-    A replica that is not listed gets nothing new, but finishes what it has: Serve also leaves out
-    replicas that load a new user_config.
+    A replica that is not listed gets nothing new, but finishes what it has, and keeps its
+    connection meanwhile: Serve also leaves out replicas that load a new user_config.
 
     Args:
-        deployment: its id in Serve. The lists come once a handle of it has been used.
+        deployment: its id in Serve. Its list comes once a handle of it has been used, as the
+            readiness probe and the question for the image size do.
     """
 
     def __init__(self, deployment: Hashable) -> None:
@@ -130,10 +161,16 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         self._listed: frozenset[str] = frozenset()
         self._connecting: dict[str, asyncio.Task[None]] = {}
+        self.update(_LISTED.get(deployment, {}))
 
-    def update(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over Serve's list: replica -> its metadata. From any thread."""
-        self._loop.call_soon_threadsafe(self._update, metadata, context=contextvars.Context())
+    @property
+    def is_over(self) -> bool:
+        """Whether its event loop is closed."""
+        return self._loop.is_closed()
+
+    def update(self, listed: Listed) -> None:
+        """Take over Serve's list. From any thread."""
+        self._loop.call_soon_threadsafe(self._update, listed, context=contextvars.Context())
 
     def choose(self, *, other_than: Replica | None = None) -> Replica | None:
         """The listed replica with the fewest calls in flight from here; None when none is ready."""
@@ -143,11 +180,15 @@ class Replicas:
             if (replica := self._replicas.get(name)) and replica.takes_new
             and replica is not other_than
         ]  # fmt: skip
-        return min(ready, key=lambda each: (each.in_flight, random.random()), default=None)  # noqa: S311
+        return min(
+            ready,
+            key=lambda each: (each.is_blocked, each.in_flight, random.random()),  # noqa: S311
+            default=None,
+        )
 
-    def _update(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-        self._listed = frozenset(metadata)
-        for name, each in metadata.items():
+    def _update(self, listed: Listed) -> None:
+        self._listed = frozenset(listed)
+        for name, each in listed.items():
             if each and name not in self._connecting:
                 self._connecting[name] = self._loop.create_task(self._connect(name, each))
         for name, replica in self._replicas.items():
@@ -161,9 +202,9 @@ class Replicas:
             replica = Replica(metadata)
             try:
                 await replica.connect()
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, KeyError, TypeError, ValueError) as error:
                 if next(tries) == 0:
-                    why = error or type(error).__name__
+                    why = str(error) or type(error).__name__
                     logger.warning("groups for replica %s go by Serve's handle: %s", name, why)
             else:
                 self._replicas[name] = replica

@@ -2,7 +2,8 @@
 
 A frame is a fixed header (number of the call, length of the head, length of the payload), a head in
 MessagePack, and a payload of photos, pixels or answers, one after the other. Nothing is unpickled:
-a head is decoded against the types below, and errors are those of a list.
+a head is decoded against the types below. Errors of a list keep their kind; others arrive as
+RuntimeError with their text.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from mlc_core import errors as mlc_errors
 from mlc_core.labels import Choice
 from mlc_core.spec import ImageSize
 
-PROTOCOL = b"MLC\x01"  # the last byte is its version: another one is refused
+PROTOCOL = b"MLC\x01"  # the last byte is its version: replicas of another one refuse it
 HEADER = struct.Struct("!QII")  # call, bytes of the head, bytes of the payload
-MAX_HEAD_BYTES, MAX_PAYLOAD_BYTES = 2**20, 2**27
+MAX_HEAD_BYTES, MAX_PAYLOAD_BYTES = 2**20, 2**30
+_MAX_ERROR_CHARACTERS = 2000
 
 Buffer = bytes | bytearray | memoryview
 Parts = tuple[bytes, Sequence[Buffer]]  # a head, and the parts of a payload
@@ -122,7 +124,7 @@ def encode_answers(reply: GroupAnswers) -> Parts:
     faults: list[_ErrorHead] = []
     parts: list[Buffer] = []
     for answer in reply.answers:
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             faults.append(_encode_error(answer))
             sizes_bytes.append(-len(faults))
         else:
@@ -136,6 +138,8 @@ def decode_answers(head: Buffer, payload: memoryview) -> GroupAnswers:
     reply, at = _decode_answers(head), 0
     answers: list[Answer] = []
     for size_bytes in reply.sizes_bytes:
+        if -size_bytes > len(reply.errors):
+            raise ValueError("the head has fewer errors than it says")
         if size_bytes < 0:
             answers.append(_decode_error(reply.errors[-size_bytes - 1]))
         else:
@@ -149,12 +153,13 @@ def failed(error: Exception, photos: int) -> GroupAnswers:
     return GroupAnswers([error] * photos, Trace({}, 0, ""))
 
 
-def _encode_error(error: Exception) -> _ErrorHead:
+def _encode_error(error: BaseException) -> _ErrorHead:
     if isinstance(error, errors.WrongImageSize):
         size = error.wanted
         return _ErrorHead("WrongImageSize", "", (size.height_px, size.width_px))
     name = type(error).__name__
-    return _ErrorHead(name if name in _ERRORS else "RuntimeError", str(error))
+    text = str(error)[:_MAX_ERROR_CHARACTERS].encode(errors="replace").decode()
+    return _ErrorHead(name if name in _ERRORS else "RuntimeError", text or name)
 
 
 def _decode_error(head: _ErrorHead) -> Exception:

@@ -95,3 +95,16 @@ def test_a_difference_is_merged_by_key_and_by_name():
     }
     with pytest.raises(ValueError, match="no such name: Clasifier"):
         merge([{"name": "Classifier"}], [{"name": "Clasifier"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("Preprocessor", "groups_per_replica"), ("Classifier", "photos_per_replica")],
+)
+@pytest.mark.parametrize(
+    "scaling", [{"num_replicas": "auto"}, {"autoscaling_config": {"max_replicas": 4}}]
+)
+def test_a_deployment_that_would_never_scale_up_is_named_with_the_policy(name, policy, scaling):
+    config = merge(SHIPPED.application, {"deployments": [{"name": name, **scaling}]})
+    with pytest.raises(ValueError, match=f"{name} would never scale up.*{policy}"):
+        ServeConfig({"applications": [config]}).check()

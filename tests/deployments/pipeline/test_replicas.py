@@ -3,17 +3,24 @@
 import asyncio
 import contextlib
 import secrets
+import socket
 import uuid
 
 import pytest
 
-from deployments.errors import Overloaded
+from deployments.errors import DeadlinePassed, Overloaded
 from deployments.messages import Deadline, GroupAnswers, Photo, PhotoGroup, Trace
 from deployments.pipeline.calls import Target
 from deployments.pipeline.connection import SECRET_BYTES
 from deployments.pipeline.listener import Listener
 from deployments.pipeline.replicas import Replica, ReplicaLost, Replicas, publish
-from deployments.pipeline.wire import HEADER, PROTOCOL, decode_photos, encode_photos
+from deployments.pipeline.wire import (
+    HEADER,
+    MAX_HEAD_BYTES,
+    PROTOCOL,
+    decode_photos,
+    encode_photos,
+)
 from deployments.settings import LISTEN_HOST
 from mlc_core.labels import Choice
 
@@ -25,8 +32,8 @@ def here(monkeypatch):
     monkeypatch.setenv(LISTEN_HOST, "127.0.0.1")
 
 
-def group(*photos):
-    return PhotoGroup([Photo(data, Choice(), "id") for data in photos], Deadline.after(30))
+def group(*photos, left_s=30.0):
+    return PhotoGroup([Photo(data, Choice(), "id") for data in photos], Deadline.after(left_s))
 
 
 class Upstream:
@@ -35,15 +42,19 @@ class Upstream:
     def __init__(self, name=b""):
         self.name, self.started, self.go_on = name, asyncio.Event(), asyncio.Event()
         self.go_on.set()
-        self.error = None
+        self.error, self.held = None, 0
+        self.answer_with, self.trace = None, Trace({}, 1, "m")
         self.listener = Listener(self.answer, decode_photos, lambda sent: len(sent.photos))
 
     async def answer(self, sent):
+        self.held += 1
         self.started.set()
         await self.go_on.wait()
+        self.held -= 1
         if self.error:
             raise self.error
-        return GroupAnswers([self.name + p.data for p in sent.photos], Trace({}, 1, "m"))
+        answers = [self.answer_with or self.name + photo.data for photo in sent.photos]
+        return GroupAnswers(answers, self.trace)
 
 
 @contextlib.asynccontextmanager
@@ -125,7 +136,7 @@ async def test_garbage_closes_its_connection_and_no_other(frame):
     async with upstream() as (replica, metadata):
         good = await connected(metadata)
         secret = bytes.fromhex(metadata["secret"])
-        assert await send_raw(metadata, PROTOCOL + secret + frame) == b""
+        assert await send_raw(metadata, PROTOCOL + secret + frame) in (b"", PROTOCOL)
         assert not replica.started.is_set()
         assert (await good.call(encode_photos, group(b"a"))).answers == [b"a"]
 
@@ -139,6 +150,7 @@ async def test_a_frame_that_comes_byte_by_byte_is_answered():
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
+        assert await reader.readexactly(len(PROTOCOL)) == PROTOCOL
         call, head_bytes, payload_bytes = HEADER.unpack(await reader.readexactly(HEADER.size))
         assert call == 7
         rest = await reader.readexactly(head_bytes + payload_bytes)
@@ -178,16 +190,66 @@ async def test_a_listener_that_closes_says_goodbye_and_finishes_what_it_has():
             replica.listener.check()
 
 
-async def test_a_cancelled_call_leaves_nothing_behind():
+async def test_a_call_that_was_given_up_counts_until_its_answer_comes():
     async with upstream() as (replica, metadata):
         replica.go_on.clear()
         caller = await connected(metadata)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await caller.call(encode_photos, group(b"late"))
-        assert caller.in_flight == 0
+        assert caller.in_flight == 1  # a replica that hangs does not look idle
         replica.go_on.set()
         assert (await caller.call(encode_photos, group(b"next"))).answers == [b"next"]
+        assert caller.in_flight == 0
+
+
+async def test_a_group_is_answered_by_its_deadline_whatever_its_handler_does():
+    async with upstream() as (replica, metadata):
+        replica.go_on.clear()
+        reply = await (await connected(metadata)).call(encode_photos, group(b"a", left_s=0.05))
+        assert [type(answer) for answer in reply.answers] == [DeadlinePassed]
+
+
+async def test_an_answer_that_does_not_fit_in_a_frame_is_an_error_and_hurts_no_other():
+    async with upstream() as (replica, metadata):
+        caller = await connected(metadata)
+        replica.trace = Trace({}, 1, "m" * MAX_HEAD_BYTES)
+        (answer,), _ = await caller.call(encode_photos, group(b"a"))
+        assert isinstance(answer, ValueError)
+        assert "over the limit" in str(answer)
+        replica.trace = Trace({}, 1, "m")
+        assert (await caller.call(encode_photos, group(b"b"))).answers == [b"b"]
+
+
+async def test_a_group_that_does_not_fit_in_a_frame_hurts_no_other():
+    async with upstream() as (_, metadata):
+        caller = await connected(metadata)
+        huge = PhotoGroup([Photo(b"", Choice(), "i" * MAX_HEAD_BYTES)], Deadline.after(30))
+        with pytest.raises(ValueError, match="over the limit"):
+            await caller.call(encode_photos, huge)
+        assert caller.in_flight == 0
+        assert (await caller.call(encode_photos, group(b"b"))).answers == [b"b"]
+
+
+async def test_an_answer_that_was_cancelled_is_an_error():
+    async with upstream() as (replica, metadata):
+        replica.answer_with = asyncio.CancelledError()
+        (answer,), _ = await (await connected(metadata)).call(encode_photos, group(b"a"))
+        assert isinstance(answer, RuntimeError)
+
+
+async def test_a_caller_that_knows_another_secret_is_told_at_once():
+    async with upstream() as (_, metadata):
+        with pytest.raises(ConnectionError, match="secret"):
+            await connected(metadata | {"secret": bytes(SECRET_BYTES).hex()})
+
+
+async def test_a_process_that_only_the_kernel_answers_for_is_not_connected(monkeypatch):
+    monkeypatch.setattr("deployments.pipeline.replicas._CONNECTED_WITHIN_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:  # it listens, and accepts nothing
+        host, port = stopped.getsockname()
+        with pytest.raises(TimeoutError):
+            await connected({"host": host, "port": port, "secret": bytes(SECRET_BYTES).hex()})
 
 
 class ByHandle:
@@ -243,8 +305,8 @@ async def test_a_group_goes_to_the_replica_with_the_fewest_in_flight():
         one.go_on.clear(), two.go_on.clear()
         target = await listed(handle, first, second)
         calls = [asyncio.ensure_future(target(group(b"a"))) for _ in range(6)]
-        await until(lambda: one.listener.groups_held + two.listener.groups_held == 6)
-        assert (one.listener.groups_held, two.listener.groups_held) == (3, 3)
+        await until(lambda: one.held + two.held == 6)
+        assert (one.held, two.held) == (3, 3)
         one.go_on.set(), two.go_on.set()
         await asyncio.gather(*calls)
 

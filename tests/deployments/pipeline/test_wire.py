@@ -1,5 +1,6 @@
 """Claims about messages between replicas: what goes in comes out, and garbage is a ValueError."""
 
+import msgspec
 import pytest
 
 from deployments import errors
@@ -93,3 +94,17 @@ def test_a_payload_shorter_than_its_head_says_is_a_value_error():
     head, payload = sent(wire.encode_images(group))
     with pytest.raises(ValueError, match="pixels"):
         wire.decode_images(head, payload[:-1])
+
+
+def test_an_answer_that_names_no_error_is_a_value_error():
+    head = msgspec.msgpack.encode([[-2], [["ValueError", "a", None]], {}, 0, ""])
+    with pytest.raises(ValueError, match="fewer errors"):
+        wire.decode_answers(head, memoryview(b""))
+
+
+def test_texts_of_errors_are_cut_and_sent_whatever_they_hold():
+    (arrived,), _ = wire.decode_answers(
+        *sent(wire.encode_answers(wire.failed(ValueError("\udcff" + "x" * 10**6), 1)))
+    )
+    assert type(arrived) is ValueError
+    assert 1000 < len(str(arrived)) < 10_000
