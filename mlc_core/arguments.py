@@ -107,7 +107,9 @@ def _train(command: argparse.ArgumentParser) -> None:
     )
     whole = _whole(1)
     recipe.add_argument("--epochs", type=whole, metavar="N")
-    recipe.add_argument("--batch-size", type=whole, metavar="N", help="photos")
+    recipe.add_argument(
+        "--batch-size", type=whole, metavar="N", help="photos at most; fewer in a small data set"
+    )
     recipe.add_argument("--learning-rate", type=_number(0), metavar="X", help="at its peak")
     recipe.add_argument(
         "--weight-decay", type=_number(0), metavar="X", help="as a fraction of the learning rate"
