@@ -101,6 +101,7 @@ def _config() -> ServeConfig:
             "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1.5,
             "upscale_delay_s": 3, "downscale_delay_s": 20, "look_back_period_s": 5,
             "metrics_interval_s": 2,
+            "policy": {"policy_function": "deployments.pipeline.autoscaling:groups_per_replica"},
         },
     }  # fmt: skip
     application = {

@@ -26,7 +26,12 @@ def of_the_readme(command, data, *options):
     """The arguments that a `make` command of the README gives to mlc, with more ARGS."""
     words = shlex.split(command.replace("path/to/fashion.zip", str(data)))
     # Not run by make: it would install what these tests already have.
-    make = [*with_args(words, *options), "--dry-run", f"PYTHON={sys.executable}"]
+    make = [
+        *with_args(words, *options),
+        "--dry-run",
+        "--no-print-directory",
+        f"PYTHON={sys.executable}",
+    ]
     done = subprocess.run(make, cwd=PROJECT, capture_output=True, text=True, check=True)
     mlc, *arguments = shlex.split(done.stdout.splitlines()[-1])
     assert mlc == ".venv/bin/mlc"
