@@ -20,17 +20,8 @@ def compared(tmp_path_factory):
     command = shlex.split(
         printed("make compare").replace("path/to/fashion.zip", str(folder / "drawn"))
     )
-    options = [
-        "--models",
-        str(folder / "models"),
-        "--epochs",
-        "1",
-        "--rounds",
-        "1",
-        "--seconds",
-        "1",
-    ]
-    line = bench(with_args(shlex.split(command), *options), folder, within_s=600)
+    options = f"--models {folder}/models --epochs 1 --rounds 1 --seconds 1".split()
+    line = bench(with_args(command, *options), folder, within_s=600)
     return folder, line
 
 
