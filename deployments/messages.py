@@ -50,7 +50,7 @@ class Photo(NamedTuple):
 
 
 class PhotoGroup(NamedTuple):
-    """Photos that go to the preprocessor in one call.
+    """Photos that go to the preprocessor together.
 
     Attributes:
         deadline: the latest deadline of its photos. If the deadline of one photo passes earlier,
@@ -62,7 +62,7 @@ class PhotoGroup(NamedTuple):
 
 
 class ImageGroup(NamedTuple):
-    """Decoded photos that go to a classifier in one call.
+    """Decoded photos that go to a classifier together.
 
     Attributes:
         pixels: uint8 (N, height_px, width_px, 3), RGB, C order.

@@ -1,6 +1,6 @@
 """Calls from one deployment to another, and their retry when a replica dies.
 
-Groups go by the data plane, a frame each way, which costs a tenth of a call by Serve's handle. The
+Groups go by the data plane, a frame each way, which costs less than a call by Serve's handle. The
 handle is the way for everything else, and for groups while no replica is connected, or after two
 were lost.
 """

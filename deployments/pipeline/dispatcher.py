@@ -1,4 +1,4 @@
-"""The ingress' side of the pipeline: groups the photos that wait, and makes one call per group."""
+"""The ingress' side of the pipeline: groups the photos that wait, and sends the groups."""
 
 from __future__ import annotations
 

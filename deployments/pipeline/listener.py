@@ -112,7 +112,7 @@ class Listener:
             if not isinstance(error, ServiceError):
                 logger.exception("a group of %d photos failed", photos)
             reply = encode_answers(failed(error, photos))
-        if connection.is_closing:  # the caller is gone, and nobody waits for it
+        if connection.is_closing:  # the caller is gone
             return
         try:
             connection.send(call, *reply)

@@ -30,9 +30,12 @@ _LISTED: dict[Hashable, Listed] = {}
 def publish(deployment: Hashable, listed: Listed) -> None:
     """Hand on Serve's list of a deployment. From any thread."""
     _LISTED[deployment] = listed
-    _FOLLOWERS[deployment] = [each for each in _FOLLOWERS[deployment] if not each.is_over]
-    for follower in _FOLLOWERS[deployment]:
-        follower.update(listed)
+    followers = _FOLLOWERS[deployment]  # changed in place: another thread may add to it
+    for follower in list(followers):
+        if follower.is_over:
+            followers.remove(follower)
+        else:
+            follower.update(listed)
 
 
 class ReplicaLost(ConnectionError):
