@@ -65,10 +65,11 @@ def compose(
     preprocessors: int = 1,
     cores: int | None = None,
     waiting: int = sys.maxsize,
+    wait_s: float = float("inf"),
 ) -> Composition:
     """One ingress with groups as large as batches, and two groups in flight for each classifier."""
     return Composition(
-        group=BatchLimits(batch, _ANY, 2 * classifiers, waiting),
+        group=BatchLimits(batch, _ANY, 2 * classifiers, waiting, wait_s),
         batch=BatchLimits(batch, _ANY, 1, sys.maxsize),
         preprocessors=preprocessors,
         classifiers=classifiers,

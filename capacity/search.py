@@ -133,8 +133,14 @@ class _Bench:
 
     def search(self, result: SearchResult, costs: Costs, number: int) -> None:
         """One round of a composition: measured, and predicted for the same arrivals."""
-        waiting = self._config.settings.small_lane.max_waiting
-        unit = compose(result.classifiers, result.batch, cores=os.cpu_count(), waiting=waiting)
+        settings = self._config.settings
+        unit = compose(
+            result.classifiers,
+            result.batch,
+            cores=os.cpu_count(),
+            waiting=settings.small_lane.max_waiting,
+            wait_s=settings.max_wait_s,
+        )
         with self.serve(result.classifiers, result.batch, {}) as server:
             result.idle.append(idle_cores(server))
             load = ClosedLoop(PHOTOS)

@@ -102,8 +102,7 @@ class ServeConfig:
         if self.application["import_path"] != BUILDER:
             return
         for name, deployment in self.deployments.items():
-            if name != "Ingress":
-                _check_scaling(deployment, f"{self.source}: {name}")
+            _check_scaling(deployment, f"{self.source}: {name}")
         for classifier in self.classifiers():
             source = f"{self.source}: user_config of {classifier['name']}"
             config = parse(ClassifierConfig, classifier.get("user_config"), source)
@@ -141,7 +140,9 @@ class ServeConfig:
 def _check_scaling(deployment: Mapping[str, Any], source: str) -> None:
     scaling = deployment.get("autoscaling_config")
     if (scaling or deployment.get("num_replicas") == "auto") and not (scaling or {}).get("policy"):
-        policy = "photos_per_replica" if deployment.get("user_config") else "groups_per_replica"
+        policy = {"Ingress": "requests_per_replica", "Preprocessor": "groups_per_replica"}.get(
+            deployment["name"], "photos_per_replica"
+        )
         raise ValueError(
             f"{source} would never scale up, since Serve does not see what it holds; add "
             f"`policy: {{policy_function: 'deployments.pipeline.autoscaling:{policy}'}}` to its "

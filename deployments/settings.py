@@ -59,7 +59,8 @@ class LaneSettings(_Strict):
         "first took, when the first is back, or after 0.1 s",
     )
     max_waiting: PositiveInt = Field(
-        default=512, description="photos that may wait; the ingress refuses one more with 503"
+        default=2048,
+        description="photos that may wait, for memory; the ingress refuses one more with 503",
     )
 
 
@@ -96,6 +97,11 @@ class Settings(_Strict):
         default=10.0,
         description="seconds from the end of an upload to its answer; then 504, or 503 if no photo "
         "got labels in that time",
+    )
+    max_wait_s: PositiveFloat = Field(
+        default=0.5,
+        description="seconds that a photo may wait in the ingress, as far as can be told when it "
+        "comes; the ingress refuses one that would wait longer with 503, before it reads the body",
     )
     upload_timeout_s: PositiveFloat = Field(
         default=30.0, description="seconds that a body may take to arrive; then 408"

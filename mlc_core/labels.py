@@ -31,6 +31,9 @@ class Choice(NamedTuple):
     min_confidence: float = 0.0
 
 
+_PLAIN = Choice()
+
+
 class Labeller:
     """Writes the answers of one model. It encodes the class names once, not for each photo."""
 
@@ -39,6 +42,15 @@ class Labeller:
         self._classes = {
             head: [json.dumps(name, ensure_ascii=False) for name in classes]
             for head, classes in spec.heads.items()
+        }
+        # What most clients ask for, as templates of one confidence each.
+        self._plain = {
+            head: [
+                f'"{head}":{{"label":{name.replace("%", "%%")},'
+                '"confidence":%.4f,"alternatives":[]}'
+                for name in names
+            ]
+            for head, names in self._classes.items()
         }
 
     def answers(self, probabilities: Probabilities, choices: Sequence[Choice]) -> list[bytes]:
@@ -51,15 +63,23 @@ class Labeller:
         # Python's numbers are several times faster to look up and to write than numpy's.
         best = {head: probabilities[head].argmax(axis=1).tolist() for head in self._classes}
         confidence = {head: probabilities[head].max(axis=1).tolist() for head in self._classes}
+        plain = [
+            [texts[n] % share for n, share in zip(best[head], confidence[head], strict=True)]
+            for head, texts in self._plain.items()
+        ]
         answers = []
         for row, choice in enumerate(choices):
-            labels = ",".join(
-                self._label(
-                    head, best[head][row], confidence[head][row], choice, probabilities[head], row
-                )
-                for head in self._classes
-            )
-            answers.append(f'{{"model":{self._model},"labels":{{{labels}}}}}'.encode())
+            if choice == _PLAIN:
+                labels = [texts[row] for texts in plain]
+            else:
+                labels = [
+                    self._label(
+                        head, best[head][row], confidence[head][row], choice,
+                        probabilities[head], row,
+                    )
+                    for head in self._classes
+                ]  # fmt: skip
+            answers.append(f'{{"model":{self._model},"labels":{{{",".join(labels)}}}}}'.encode())
         return answers
 
     def _label(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.types import Receive, Scope
 
 from deployments.errors import (
+    ClientLeft,
     MalformedRequest,
     RequestTooLarge,
     UnsupportedMediaType,
@@ -17,10 +18,59 @@ from deployments.errors import (
 )
 from deployments.settings import Limits
 
+_FORM = "multipart/form-data"
 _MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one photo
 
 
-async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes:
+class Upload:
+    """The body of a request that arrives.
+
+    Args:
+        timeout_s: seconds that it may take.
+
+    Attributes:
+        declared_bytes: its length as the client declares it; 0 if it does not.
+        media_type: as the client declares it, lower case; "" if it does not.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, timeout_s: float) -> None:
+        self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
+        self.declared_bytes, self.media_type = 0, ""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                self.declared_bytes = int(value)
+            elif name == b"content-type":
+                self.media_type = value.decode("latin-1").partition(";")[0].strip().lower()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """All of it. It is refused as soon as it is over the limit.
+
+        Raises:
+            RequestTooLarge: it is over the limit.
+            UploadTooSlow: it takes longer than the timeout.
+            ClientLeft: the client closes its connection before the end.
+        """
+        if self.declared_bytes > limit_bytes:
+            raise _too_large(limit_bytes)
+        parts, size_bytes, more = [], 0, True
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientLeft("the client left during the upload")
+                    parts.append(message.get("body", b""))
+                    size_bytes += len(parts[-1])
+                    more = message.get("more_body", False)
+                    if size_bytes > limit_bytes:
+                        raise _too_large(limit_bytes)
+        except TimeoutError as error:
+            text = f"the body did not arrive within {self._timeout_s:g} s"
+            raise UploadTooSlow(text) from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def one_photo(upload: Upload, limits: Limits) -> bytes:
     """The photo of a request: its raw body, or the multipart field `image`.
 
     A raw body may have any declared type, since many clients declare what their library chooses.
@@ -29,11 +79,11 @@ async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes
     Raises:
         RequestError: the body has no photo or several, is over a limit, or arrives too slowly.
     """
-    if _media_type(request) == "multipart/form-data":
-        body = await _read(request, limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES, timeout_s)
-        (photo,) = await _files(request, body, "image", most=1)
+    if upload.media_type == _FORM:
+        body = await upload.read(limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES)
+        (photo,) = await _files(upload, body, "image", most=1)
     else:
-        photo = await _read(request, limits.max_photo_bytes, timeout_s)
+        photo = await upload.read(limits.max_photo_bytes)
     if not photo:
         raise MalformedRequest("there is no photo in the request; send one as its body")
     if len(photo) > limits.max_photo_bytes:
@@ -41,9 +91,7 @@ async def one_photo(request: Request, limits: Limits, timeout_s: float) -> bytes
     return photo
 
 
-async def many_photos(
-    request: Request, limits: Limits, timeout_s: float
-) -> list[bytes | Exception]:
+async def many_photos(upload: Upload, limits: Limits) -> list[bytes | Exception]:
     """The photos in the multipart fields `images`, in order.
 
     An empty file, or one over the limit, is an exception in the list.
@@ -51,15 +99,14 @@ async def many_photos(
     Raises:
         RequestError: the body is no form, has no photo, is over a limit, or arrives too slowly.
     """
-    declared = _media_type(request)
-    if declared != "multipart/form-data":
+    if upload.media_type != _FORM:
         raise UnsupportedMediaType(
-            f"the body is declared as {declared or 'nothing'!r}; "
+            f"the body is declared as {upload.media_type or 'nothing'!r}; "
             "send multipart/form-data with one field 'images' for each photo"
         )
-    body = await _read(request, limits.max_request_bytes, timeout_s)
+    body = await upload.read(limits.max_request_bytes)
     photos: list[bytes | Exception] = []
-    for photo in await _files(request, body, "images", most=limits.max_request_photos):
+    for photo in await _files(upload, body, "images", most=limits.max_request_photos):
         if not photo:
             photos.append(MalformedRequest("the file is empty"))
         elif len(photo) > limits.max_photo_bytes:
@@ -69,30 +116,8 @@ async def many_photos(
     return photos
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def _too_large(limit_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")
-
-
-async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
-    """Read the body. Refuse it as soon as it is over the limit."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    parts, size_bytes = [], 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for part in request.stream():
-                size_bytes += len(part)
-                if size_bytes > limit_bytes:
-                    raise _too_large(limit_bytes)
-                parts.append(part)
-    except TimeoutError as error:
-        raise UploadTooSlow(f"the body did not arrive within {timeout_s:g} s") from error
-    return b"".join(parts)
 
 
 class _InMemory(MultiPartParser):
@@ -101,13 +126,13 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def _files(request: Request, body: bytes, field: str, most: int) -> list[bytes]:
+async def _files(upload: Upload, body: bytes, field: str, most: int) -> list[bytes]:
     """The files of one field of a multipart form, 1 to `most` of them."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = _InMemory(request.headers, stream(), max_files=most)
+    parser = _InMemory(Headers(scope=upload.scope), stream(), max_files=most)
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
-from starlette.applications import Starlette
 
-from deployments.http.api import Telemetry, build_api
+from deployments.http.api import Api, build_api
 from deployments.http.disconnects import Disconnects
+from deployments.http.middleware import take_photos
+from deployments.http.photo_route import Telemetry
 from deployments.http.readiness import Readiness
 from deployments.messages import GroupAnswers, PhotoGroup
+from deployments.pipeline.autoscaling import REQUESTS_HELD
 from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.pipeline.merging import merge_descriptions
@@ -41,9 +43,9 @@ class Ingress:
         self._readiness = Readiness(self._dispatcher.send, lambda: self._dispatcher.last_answer_at)
         self._request_log = RequestLog(settings.request_log, request_log_file(), self._recorder)
         self._disconnects = Disconnects()
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._background = [
-            loop.create_task(work, context=contextvars.Context())
+            self._loop.create_task(work, context=contextvars.Context())
             for work in (
                 self._readiness.watch(),
                 self._disconnects.watch(),
@@ -52,8 +54,9 @@ class Ingress:
             )
         ]
 
-    def __serve_build_asgi_app__(self) -> Starlette:
-        return build_api(
+    def __serve_build_asgi_app__(self) -> Api:
+        """Serve's hook for a class that builds its ASGI application itself."""
+        api = build_api(
             self._dispatcher,
             self._describe_model,
             self._readiness.not_ready,
@@ -61,6 +64,12 @@ class Ingress:
             Telemetry(self._recorder, self._request_log),
             self._disconnects,
         )
+        take_photos(api.photo_route, self._loop)
+        return api
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve asks a replica for when it scales; see `autoscaling`."""
+        return {REQUESTS_HELD: float(self._request_log.in_progress)}
 
     async def _send(self, group: PhotoGroup) -> GroupAnswers:
         return await self._preprocess(group)

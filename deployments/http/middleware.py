@@ -1,24 +1,57 @@
-"""Middleware that sees a request before Ray Serve does, and its response afterwards.
+"""Middleware between uvicorn and Ray Serve.
 
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, which Serve calls.
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, which Serve calls in every process
+that listens for HTTP: the ingress replicas and the proxies.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
-from typing import Any
+import secrets
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.http.photo_route import CLASSIFY, PhotoRoute
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ID = b"x-request-id"
 # With these headers a client could switch off Serve's timeout and its watch for disconnects.
 _SERVE_SWITCHES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-CLASSIFY = "/v1/classify"
-# That route has timeouts of its own and watches for disconnects itself (disconnects.py). Serve's
-# timeout and watch would take two tasks for each request.
-_OFF = [(b"x-request-timeout-seconds", b"0"), (b"x-request-disconnect-disabled", b"?1")]
+
+_ingresses: dict[asyncio.AbstractEventLoop, PhotoRoute] = {}
+
+
+def take_photos(route: PhotoRoute, loop: asyncio.AbstractEventLoop) -> None:
+    """Have photos that reach an event loop of this process answered by a route that runs in it."""
+    _ingresses[loop] = route
+
+
+class ShortCut:
+    """Brings photos from uvicorn straight to the ingress of this process.
+
+    Serve's wrapper around a request costs as much as the ingress itself (docs/LOG.md). What it
+    does, the ingress does for photos: request ids, timeouts, disconnects, metrics, and counting
+    the requests in progress for autoscaling. Serve still drains them, since it waits for uvicorn's
+    open requests when it stops a replica.
+
+    A process without an ingress, such as the fallback proxy, passes photos on like all others.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._ids = (b"%s-%x" % (secrets.token_hex(8).encode(), n) for n in itertools.count())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == CLASSIFY and scope["method"] == "POST":
+            route = _ingresses.get(asyncio.get_running_loop())
+            if route is not None:
+                request_id = _sane_id(scope) or next(self._ids)
+                await route.answer_directly(request_id, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class RequestHeaders:
@@ -33,54 +66,17 @@ class RequestHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            ids = [value for name, value in scope["headers"] if name == _ID]
-            sane = len(ids) == 1 and _SANE_ID.fullmatch(ids[0])
-            drop = _SERVE_SWITCHES if sane or not ids else (*_SERVE_SWITCHES, _ID)
-            headers = [header for header in scope["headers"] if header[0] not in drop]
-            scope["headers"] = headers + _OFF if scope["path"] == CLASSIFY else headers
+            drop = _SERVE_SWITCHES if _sane_id(scope) else (*_SERVE_SWITCHES, _ID)
+            scope["headers"] = [each for each in scope["headers"] if each[0] not in drop]
         await self._app(scope, receive, send)
 
 
-class OneWrite:
-    """Makes uvicorn send the head of a response together with its body.
-
-    By default it writes them one after the other: two system calls, and two TCP segments.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # uvicorn's object for this request. Every response to a POST has a body, if an empty one.
-        cycle = getattr(send, "__self__", None)
-        if scope["type"] != "http" or scope["path"] != CLASSIFY or scope["method"] != "POST":
-            cycle = None
-
-        async def send_joined(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                cycle.transport = _HeadHeld(cycle)  # type: ignore[union-attr]
-            await send(message)
-
-        await self._app(scope, receive, send_joined if hasattr(cycle, "transport") else send)
-
-
-class _HeadHeld:
-    """A transport whose first write waits for the second."""
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._head is None:
-            self._head = data
-        else:
-            self._cycle.transport = self._transport
-            self._transport.write(self._head + data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+def _sane_id(scope: Scope) -> bytes | None:
+    """The request id that the client sent, if it sent one, and one that is fit for a log."""
+    ids = [value for name, value in scope["headers"] if name == _ID]
+    return ids[0] if len(ids) == 1 and _SANE_ID.fullmatch(ids[0]) else None
 
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(OneWrite), Middleware(RequestHeaders)]
+    """In the order in which Serve applies them: the last sees a request first."""
+    return [Middleware(RequestHeaders), Middleware(ShortCut)]

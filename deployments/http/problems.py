@@ -8,7 +8,6 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments import errors
@@ -25,7 +24,6 @@ CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
 # error -> status, and the name of the problem, which clients may rely on.
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
-    ClientDisconnect: CLIENT_LEFT,  # during the upload
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),

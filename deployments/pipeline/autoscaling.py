@@ -1,4 +1,4 @@
-"""How many replicas: Serve's own rule, on what they hold. Serve sees only calls by its handle."""
+"""How many replicas: Serve's own rule, on what they hold. Serve does not see it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 PHOTOS_HELD = "photos_held"  # in the stats of a classifier replica: waiting or being inferred
+REQUESTS_HELD = "requests_held"  # in the stats of an ingress replica: without an answer yet
 GROUPS_HELD = "groups_held"  # in the stats of a preprocessor replica: without an answer yet
 
 
@@ -29,6 +30,15 @@ def groups_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, An
         As above.
     """
     return _wanted(context, GROUPS_HELD)
+
+
+def requests_per_replica(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """A policy for ingresses: `target_ongoing_requests` HTTP requests per replica.
+
+    Returns:
+        As above.
+    """
+    return _wanted(context, REQUESTS_HELD)
 
 
 def _wanted(context: AutoscalingContext, stat: str) -> tuple[float, dict[str, Any]]:

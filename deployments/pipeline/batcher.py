@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,16 +37,19 @@ class BatchLimits:
         max_bytes: bytes of one batch; a larger item goes alone.
         max_in_flight: batches that run at the same time.
         max_waiting: items that may wait; one more is refused.
+        max_wait_s: seconds that an item may have to wait, as far as can be told when it comes.
     """
 
     max_items: int
     max_bytes: int
     max_in_flight: int
     max_waiting: int
+    max_wait_s: float = float("inf")
 
 
 class _Waiting(NamedTuple, Generic[Item]):
     item: Item
+    items: int
     size_bytes: int
     deadline: float
     since: float
@@ -54,6 +58,28 @@ class _Waiting(NamedTuple, Generic[Item]):
 class _Running(NamedTuple):
     items: int
     since: float
+
+
+class _Pace:
+    """How fast items leave a queue that is never empty: a moving average over about a second."""
+
+    def __init__(self) -> None:
+        self._items = self._seconds = 0.0
+        self._left_at: float | None = None  # when items last left, if others stayed behind
+
+    @property
+    def seconds_per_item(self) -> float:
+        """0 while nothing is known."""
+        return self._seconds / self._items if self._items else 0.0
+
+    def left(self, items: int, now: float, *, others_wait: bool) -> None:
+        """Note that items left the queue, and whether others stayed behind."""
+        if self._left_at is not None:
+            spent_s = now - self._left_at
+            kept = math.exp(-spent_s)
+            self._items = kept * self._items + items
+            self._seconds = kept * self._seconds + spent_s
+        self._left_at = now if others_wait else None
 
 
 class Batcher(Generic[Item, Result]):
@@ -82,6 +108,8 @@ class Batcher(Generic[Item, Result]):
         self._observe = observe
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Result], _Waiting[Item]] = OrderedDict()
+        self._waiting_count = 0
+        self._pace = _Pace()
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
@@ -89,37 +117,68 @@ class Batcher(Generic[Item, Result]):
     @property
     def waiting(self) -> int:
         """Items that no batch has taken yet."""
-        return len(self._waiting)
+        return self._waiting_count
 
     @property
     def held(self) -> int:
         """Items that wait or are in a running batch."""
-        return len(self._waiting) + sum(running.items for running in self._in_flight)
+        return self._waiting_count + sum(running.items for running in self._in_flight)
 
     @property
     def in_flight(self) -> int:
         """Batches that are running."""
         return len(self._in_flight)
 
+    def refusal(self) -> Overloaded | None:
+        """Why an item that came now would be refused; None if it would not be."""
+        if not self._waiting:
+            return None
+        waiting = self._waiting_count
+        if waiting >= self._limits.max_waiting:
+            return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
+        wait_s = self.expected_wait_s()
+        if wait_s > self._limits.max_wait_s:
+            return Overloaded(f"the wait would be about {wait_s:.1f} s; try again later")
+        return None
+
+    def expected_wait_s(self) -> float:
+        """How long an item that came now would wait.
+
+        As many items as wait now, at the pace of late; or as long as the oldest has waited, if
+        that is longer, since the pace says nothing while nothing moves.
+        """
+        if not self._waiting:
+            return 0.0
+        oldest = next(iter(self._waiting.values()))
+        expected_s = self._waiting_count * self._pace.seconds_per_item
+        return max(expected_s, self._clock() - oldest.since)
+
     def submit(
-        self, item: Item, *, size_bytes: int = 0, deadline: float = float("inf")
+        self,
+        item: Item,
+        *,
+        count: int = 1,
+        size_bytes: int = 0,
+        deadline: float = float("inf"),
     ) -> asyncio.Future[Result]:
         """Queue one item. A caller takes it back by finishing the future before its batch starts.
 
         Args:
+            count: how many items it counts as; at most `max_items`.
             deadline: on the batcher's clock. An item that still waits then is never run: its
                 future raises DeadlinePassed when a batch would have taken it.
 
         Returns:
-            A future of the result. It raises Overloaded when the queue is full.
+            A future of the result. It raises Overloaded when the queue is full, or the wait would
+            be too long.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if len(self._waiting) >= self._limits.max_waiting:
-            text = f"the queue is full, {len(self._waiting)} are waiting; try again later"
-            future.set_exception(Overloaded(text))
+        if refusal := self.refusal():
+            future.set_exception(refusal)
             return future
-        self._waiting[future] = _Waiting(item, size_bytes, deadline, self._clock())
+        self._waiting[future] = _Waiting(item, count, size_bytes, deadline, self._clock())
+        self._waiting_count += count
         future.add_done_callback(self._forget)
         if self._wake_up is None and self._may_start():
             # At the end of this loop iteration, so that items that arrive together go together.
@@ -129,7 +188,8 @@ class Batcher(Generic[Item, Result]):
         return future
 
     def _forget(self, future: asyncio.Future[Result]) -> None:
-        self._waiting.pop(future, None)
+        if (taken_back := self._waiting.pop(future, None)) is not None:
+            self._waiting_count -= taken_back.items
 
     def _may_start(self) -> bool:
         """Whether a slot is free and enough items wait; see the header.
@@ -139,16 +199,16 @@ class Batcher(Generic[Item, Result]):
         other_slots = self._limits.max_in_flight - 1
         if not self._waiting or len(self._in_flight) > other_slots:
             return False
-        waiting, lately = len(self._waiting), self._clock() - _PATIENCE_S
+        waiting, lately = self._waiting_count, self._clock() - _PATIENCE_S
         running = sum(batch.items for batch in self._in_flight if batch.since > lately)
         return waiting >= self._limits.max_items or waiting * other_slots >= running
 
     def _start(self) -> None:
         self._wake_up = None
         while self._may_start():
-            batch = self._take()
+            batch, count = self._take()
             if batch:
-                running = _Running(len(batch), self._clock())
+                running = _Running(count, self._clock())
                 self._in_flight.append(running)
                 task = asyncio.get_running_loop().create_task(
                     self._run_batch(batch, running), context=contextvars.Context()
@@ -156,27 +216,38 @@ class Batcher(Generic[Item, Result]):
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard, context=contextvars.Context())
 
-    def _take(self) -> list[tuple[asyncio.Future[Result], Item]]:
-        """Remove the next batch from the queue; expired items get DeadlinePassed instead."""
-        now, size_bytes, waited_s = self._clock(), 0, 0.0
+    def _take(self) -> tuple[list[tuple[asyncio.Future[Result], Item]], int]:
+        """Remove the next batch from the queue; expired items get DeadlinePassed instead.
+
+        Returns:
+            The batch, and how many items it counts as.
+        """
+        now, count, size_bytes, waited_s = self._clock(), 0, 0, 0.0
+        limits, queue = self._limits, self._waiting
         batch: list[tuple[asyncio.Future[Result], Item]] = []
-        while self._waiting and len(batch) < self._limits.max_items:
-            future, waiting = self._waiting.popitem(last=False)
+        while queue:
+            future, first = next(iter(queue.items()))
+            expired = first.deadline <= now
+            if batch and not expired and (
+                count + first.items > limits.max_items
+                or size_bytes + first.size_bytes > limits.max_bytes
+            ):  # fmt: skip
+                break
+            del queue[future]
+            self._waiting_count -= first.items
             if future.done():  # taken back in this very loop iteration
                 continue
-            if waiting.deadline <= now:
+            if expired:
                 future.set_exception(DeadlinePassed("the deadline passed while waiting; try again"))
-            elif batch and size_bytes + waiting.size_bytes > self._limits.max_bytes:
-                self._waiting[future] = waiting
-                self._waiting.move_to_end(future, last=False)
-                break
-            else:
-                size_bytes += waiting.size_bytes
-                waited_s = max(waited_s, now - waiting.since)
-                batch.append((future, waiting.item))
+                continue
+            count += first.items
+            size_bytes += first.size_bytes
+            waited_s = max(waited_s, now - first.since)
+            batch.append((future, first.item))
         if batch:
-            self._observe(len(batch), waited_s)
-        return batch
+            self._pace.left(count, now, others_wait=bool(queue))
+            self._observe(count, waited_s)
+        return batch, count
 
     async def _run_batch(
         self, batch: list[tuple[asyncio.Future[Result], Item]], running: _Running

@@ -7,14 +7,16 @@ import contextvars
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import WrongImageSize
-from deployments.messages import PROBE_ID, Answer, GroupAnswers, ImageGroup, Trace
+from deployments.messages import PROBE_ID, GroupAnswers, ImageGroup, Trace
 from deployments.pipeline.autoscaling import PHOTOS_HELD
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.pipeline.listener import Listener
@@ -42,12 +44,14 @@ _RETRY_EVERY_S = 10.0
 _ANY_BYTES = 2**40  # images are all of one size, so their number bounds a batch
 
 
-class _Item(NamedTuple):
-    image: NDArray[np.uint8]  # (H, W, 3)
-    choice: Choice
-    request_id: str
+class _Slice(NamedTuple):
+    """Images of one group that go through the engine together."""
+
+    images: NDArray[np.uint8]  # (N, H, W, 3)
+    choices: Sequence[Choice]
+    request_ids: Sequence[str]
     since: float  # monotonic
-    traces: list[Trace]  # shared by the images of a group; each batch adds its own
+    traces: list[Trace]  # of the group; each batch adds its own
 
 
 class _Refused(NamedTuple):
@@ -65,14 +69,14 @@ class Classifier:
         self._listener = Listener(self.classify, decode_images, lambda group: len(group.choices))
         batching = settings.batching
         self._recorder = recorder or Recorder()
-        self._batcher: Batcher[_Item, bytes] = Batcher(
+        self._batcher: Batcher[_Slice, list[bytes]] = Batcher(
             self._infer,
             BatchLimits(
                 batching.max_images, _ANY_BYTES, batching.max_in_flight, batching.max_waiting
             ),
             self._recorder.batch_observer("images"),
         )
-        self._max_in_flight = batching.max_in_flight
+        self._max_images, self._max_in_flight = batching.max_images, batching.max_in_flight
         self._threads = ThreadPoolExecutor(batching.max_in_flight, thread_name_prefix="engine")
         self._reconfiguring = asyncio.Lock()
         self._model: Model | None = None
@@ -138,17 +142,26 @@ class Classifier:
     async def classify(self, group: ImageGroup) -> GroupAnswers:
         """Answer each image of a group, in its order."""
         now, traces = time.monotonic(), list[Trace]()
-        shape = (len(group.choices), group.height_px, group.width_px, 3)
+        count = len(group.choices)
+        shape = (count, group.height_px, group.width_px, 3)
         images = np.frombuffer(group.pixels, np.uint8).reshape(shape)
+        starts = range(0, count, self._max_images)
+        parts = [slice(start, min(start + self._max_images, count)) for start in starts]
         futures = [
             self._batcher.submit(
-                _Item(image, choice, request_id, now, traces), deadline=group.deadline.at
+                _Slice(images[part], group.choices[part], group.request_ids[part], now, traces),
+                count=part.stop - part.start,
+                deadline=group.deadline.at,
             )
-            for image, choice, request_id in zip(
-                images, group.choices, group.request_ids, strict=True
-            )
+            for part in parts
         ]
-        answers: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        answers: list[Any] = []
+        for part, outcome in zip(parts, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                answers += [outcome] * (part.stop - part.start)
+            else:
+                answers += outcome
         return GroupAnswers(answers, Trace.merge(traces))
 
     async def describe(self) -> dict[str, Any]:
@@ -184,38 +197,40 @@ class Classifier:
         for predictions in self._predictions:
             predictions.record()
 
-    async def _infer(self, items: list[_Item]) -> list[Answer]:
+    async def _infer(self, slices: list[_Slice]) -> list[list[bytes] | Exception]:
         model = self._in_service()
         size = model.spec.image
         shape = (size.height_px, size.width_px, 3)
         # Images that were decoded for the previous model may have another size.
-        fitting = [item for item in items if item.image.shape == shape]
+        fitting = [each for each in slices if each.images.shape[1:] == shape]
         answers = iter(await self._run(model, fitting) if fitting else ())
         return [
-            next(answers) if item.image.shape == shape else WrongImageSize(size) for item in items
+            list(islice(answers, len(each.images)))
+            if each.images.shape[1:] == shape
+            else WrongImageSize(size)
+            for each in slices
         ]
 
-    async def _run(self, model: Model, items: list[_Item]) -> list[bytes]:
+    async def _run(self, model: Model, slices: list[_Slice]) -> list[bytes]:
         began = time.monotonic()
+        images = [each.images for each in slices]
+        request_ids = [request_id for each in slices for request_id in each.request_ids]
         try:
             answers, stages_s = await asyncio.get_running_loop().run_in_executor(
                 self._threads,
-                lambda: model.answer(
-                    np.stack([item.image for item in items]),
-                    [item.choice for item in items],
-                    [item.request_id != PROBE_ID for item in items],
-                ),
+                model.answer,
+                images[0] if len(images) == 1 else np.concatenate(images),
+                [choice for each in slices for choice in each.choices],
+                [request_id != PROBE_ID for request_id in request_ids],
             )
         except Exception:
-            ids = ", ".join(item.request_id for item in items)
-            logger.exception("inference failed, requests %s", ids)
+            logger.exception("inference failed, requests %s", ", ".join(request_ids))
             raise
         record = self._recorder.record
         record(ENGINE_BUSY, (time.monotonic() - began) / self._max_in_flight)
         for stage, spent_s in stages_s.items():
             record(STAGE_DURATION, spent_s, stage=stage)
-        groups = {id(item.traces): item for item in items}
-        for item in groups.values():
-            queued = {"images_queue": began - item.since}
-            item.traces.append(Trace(queued | stages_s, len(items), model.identity))
+        for each in slices:
+            queued = {"images_queue": began - each.since}
+            each.traces.append(Trace(queued | stages_s, len(request_ids), model.identity))
         return answers

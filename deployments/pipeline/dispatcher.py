@@ -62,17 +62,29 @@ class Dispatcher:
         self._large_photo_bytes = settings.large_photo_bytes
 
         def lane(queue: str, limits: LaneSettings) -> Batcher[_Waiting, Dispatched]:
+            bounds = BatchLimits(
+                limits.max_photos,
+                limits.max_bytes,
+                limits.max_in_flight,
+                limits.max_waiting,
+                settings.max_wait_s,
+            )
             return Batcher(
-                partial(self._run, f"{queue}_queue"),
-                BatchLimits(
-                    limits.max_photos, limits.max_bytes, limits.max_in_flight, limits.max_waiting
-                ),
-                recorder.batch_observer(queue),
+                partial(self._run, f"{queue}_queue"), bounds, recorder.batch_observer(queue)
             )
 
         self._small = lane("small_photos", settings.small_lane)
         self._large = lane("large_photos", settings.large_lane)
         self.last_answer_at = float("-inf")
+
+    def admit(self, size_bytes: int) -> None:
+        """Whether a photo of that size would be taken now.
+
+        Raises:
+            Overloaded: it would not.
+        """
+        if refusal := self._lane(size_bytes).refusal():
+            raise refusal
 
     def submit(self, data: bytes, choice: Choice, request_id: str) -> asyncio.Future[Dispatched]:
         """Queue a photo. Finish the future to take the photo back; no group takes it then.
@@ -80,11 +92,10 @@ class Dispatcher:
         Returns:
             A future that raises ServiceError when the photo never reached the pipeline's end.
         """
-        lane = self._small if len(data) < self._large_photo_bytes else self._large
         now = time.monotonic()
         deadline = Deadline(now + self._deadline_s)
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
-        return lane.submit(waiting, size_bytes=len(data))
+        return self._lane(len(data)).submit(waiting, size_bytes=len(data))
 
     async def send(self, group: PhotoGroup) -> GroupAnswers:
         """Take a group to the preprocessor at once; notes when photos got labels."""
@@ -124,6 +135,9 @@ class Dispatcher:
         """Record how many photos wait in each lane."""
         self._recorder.record(QUEUE_LENGTH, self._small.waiting, queue="small_photos")
         self._recorder.record(QUEUE_LENGTH, self._large.waiting, queue="large_photos")
+
+    def _lane(self, size_bytes: int) -> Batcher[_Waiting, Dispatched]:
+        return self._small if size_bytes < self._large_photo_bytes else self._large
 
     async def _run(self, stage: str, group: list[_Waiting]) -> Sequence[Dispatched]:
         deadline = max((waiting.deadline for waiting in group), key=lambda deadline: deadline.at)

@@ -49,14 +49,23 @@ class Entry:
         "status", "traces",
     )  # fmt: skip
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, route: str) -> None:
         self.began = time.monotonic()
-        self.request_id = request_id
-        self.route = self.problem = ""
+        self.request_id, self.route = request_id, route
+        self.problem = ""
         self.status = self.photos = 0
         self.stages_s = {"read": 0.0}
         self.traces: list[Trace] = []
         self.ended = self.duration_s = 0.0
+
+    def note_read(self) -> None:
+        """Note that the body has arrived."""
+        self.stages_s["read"] = time.monotonic() - self.began
+
+    def note(self, stage: str, waited_s: float, trace: Trace) -> None:
+        """Note where the time of one photo went: in a queue of the ingress, then with its group."""
+        self.stages_s[stage] = max(waited_s, self.stages_s.get(stage, 0.0))
+        self.traces.append(trace)
 
 
 class RequestLog:
@@ -64,6 +73,9 @@ class RequestLog:
 
     Args:
         handler: writes the lines.
+
+    Attributes:
+        in_progress: requests that have begun and not ended.
     """
 
     def __init__(
@@ -75,9 +87,16 @@ class RequestLog:
         self._longest_read_s = 0.0
         # When a disk hangs, the oldest lines are dropped before memory runs out.
         self._ended: deque[Entry] = deque(maxlen=_MAX_WAITING)
+        self.in_progress = 0
+
+    def begin(self, request_id: str, route: str) -> Entry:
+        """A new request; `end` it, however it ends."""
+        self.in_progress += 1
+        return Entry(request_id, route)
 
     def end(self, entry: Entry) -> None:
         """Record a request that ended; `flush` writes its line."""
+        self.in_progress -= 1
         if not self._recorder.enabled:
             return
         entry.ended, entry.duration_s = time.time(), time.monotonic() - entry.began

@@ -99,7 +99,11 @@ def test_a_difference_is_merged_by_key_and_by_name():
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [("Preprocessor", "groups_per_replica"), ("Classifier", "photos_per_replica")],
+    [
+        ("Ingress", "requests_per_replica"),
+        ("Preprocessor", "groups_per_replica"),
+        ("Classifier", "photos_per_replica"),
+    ],
 )
 @pytest.mark.parametrize(
     "scaling", [{"num_replicas": "auto"}, {"autoscaling_config": {"max_replicas": 4}}]

@@ -54,13 +54,14 @@ def objectives(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_spike_is_met_by_four_classifiers_then_one_and_nothing_is_lost(
+def test_a_spike_is_met_by_four_classifiers_then_one_and_nobody_waits_for_them(
     rehearsal, tmp_path, objectives
 ):
     """Scaled on photos, in groups: the engine takes its time and no core."""
     port = free_port()
     options = ["--open-loop", "--peak", "130", "--seconds", "75", "--metrics-port", str(port)]
-    options += objectives(error_share=0, refused_share=0.001, p99_s=10)
+    # What one classifier can't take is refused while the others start.
+    options += objectives(error_share=0, refused_share=0.3, p99_s=5)
     running = Running(command("spike", rehearsal.url, tmp_path, *options), tmp_path / "output")
 
     def told(name):

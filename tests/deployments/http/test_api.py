@@ -10,8 +10,9 @@ import uvicorn
 from recording import Recording
 
 from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError, Unavailable
-from deployments.http.api import Telemetry, build_api
+from deployments.http.api import build_api
 from deployments.http.disconnects import Disconnects
+from deployments.http.photo_route import Telemetry
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import Limits, RequestLogSettings, Settings
@@ -32,6 +33,11 @@ class Pipeline:
     def __init__(self):
         self.planned = {}
         self.asked = []
+        self.refusal = None
+
+    def admit(self, _size_bytes):
+        if self.refusal:
+            raise self.refusal
 
     def submit(self, data, choice, request_id):
         self.asked.append((data, choice))

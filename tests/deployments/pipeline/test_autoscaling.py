@@ -1,4 +1,4 @@
-"""Claims about how many classifier replicas are wanted."""
+"""Claims about how many replicas are wanted."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,10 @@ from ray.serve.config import AutoscalingConfig
 from deployments.pipeline.autoscaling import (
     GROUPS_HELD,
     PHOTOS_HELD,
+    REQUESTS_HELD,
     groups_per_replica,
     photos_per_replica,
+    requests_per_replica,
 )
 
 
@@ -38,3 +40,9 @@ def test_nothing_changes_before_a_replica_has_told_what_it_holds():
 def test_groups_decide_how_many_preprocessors():
     assert wanted([6, 6], target=4, stat=GROUPS_HELD, policy=groups_per_replica) == 3
     assert wanted([], replicas=2, stat=GROUPS_HELD, policy=groups_per_replica) == 2
+
+
+def test_requests_decide_how_many_ingresses():
+    ingresses = {"stat": REQUESTS_HELD, "policy": requests_per_replica}
+    assert wanted([100, 44], target=48, **ingresses) == 3
+    assert wanted([], replicas=2, **ingresses) == 2

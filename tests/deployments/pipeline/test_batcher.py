@@ -367,3 +367,86 @@ def test_no_item_is_lost_doubled_or_swapped(items, in_flight, waiting, clients):
                 assert future.result() == n
 
     asyncio.run(scenario())
+
+
+async def test_an_item_that_stands_for_many_counts_as_many_and_is_not_split():
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, BatchLimits(32, 1000, 1, 70))
+    busy = batcher.submit("busy")
+    await until(lambda: engine.batches)
+    futures = [batcher.submit(n, count=20) for n in range(3)]
+    assert (batcher.waiting, batcher.held) == (60, 61)
+    futures[2].cancel()
+    await asyncio.sleep(0)
+    assert batcher.waiting == 40
+    futures += [batcher.submit("ten", count=10), batcher.submit("twenty", count=20)]
+    with pytest.raises(Overloaded):
+        await batcher.submit("over")
+    engine.gate.set()
+    await asyncio.gather(busy, *futures, return_exceptions=True)
+    assert engine.batches == [["busy"], [0], [1, "ten"], ["twenty"]]
+
+
+class PacedEngine:
+    """Takes a fixed time for each item, on a clock that a test moves."""
+
+    def __init__(self, clock, s_per_item):
+        self.clock, self.s_per_item = clock, s_per_item
+
+    async def run(self, items):
+        await asyncio.sleep(0)
+        self.clock.now += self.s_per_item * len(items)
+        return items
+
+
+async def test_an_item_that_would_wait_too_long_is_refused_and_the_others_wait_as_told():
+    clock = Clock()
+    engine = PacedEngine(clock, 0.01)
+    batcher = Batcher(engine.run, BatchLimits(10, 1000, 1, 10**6, max_wait_s=2.0), clock=clock)
+    came, waited, refused = {}, [], 0
+
+    def answered(future):
+        waited.append(clock.now - came[future])
+
+    for _ in range(400):  # in turn, three times as many as the engine can take
+        for n in range(30):
+            future = batcher.submit(n)
+            if future.done():
+                assert isinstance(future.exception(), Overloaded)
+                refused += 1
+            else:
+                came[future] = clock.now
+                future.add_done_callback(answered)
+        in_time = clock.now + 0.1
+        while clock.now < in_time:
+            await asyncio.sleep(0)
+    await asyncio.gather(*came)
+    assert refused / 12_000 == pytest.approx(2 / 3, rel=0.1)
+    late = sorted(waited)[int(0.5 * len(waited)) :]
+    assert late[0] == pytest.approx(2.0, rel=0.15)
+    assert late[-1] < 2.5
+
+
+async def test_what_waits_while_nothing_moves_keeps_others_from_coming():
+    clock = Clock()
+    engine = Engine(open_gate=False)
+    batcher = Batcher(engine.run, BatchLimits(1, 1000, 1, 100, max_wait_s=2.0), clock=clock)
+    busy = batcher.submit("busy")
+    await until(lambda: engine.batches)
+    clock.now += 60
+    first = batcher.submit("first")  # nobody waits, so nothing is known
+    assert batcher.refusal() is None
+    clock.now += 3
+    assert "the wait would be about 3.0 s" in str(batcher.refusal())
+    engine.gate.set()
+    await asyncio.gather(busy, first)
+    assert batcher.refusal() is None
+
+
+async def test_a_queue_that_was_empty_tells_nothing_of_the_pace():
+    clock = Clock()
+    batcher = Batcher(PacedEngine(clock, 0.0).run, WIDE, clock=clock)
+    for _ in range(3):
+        await batcher.submit("alone")
+        clock.now += 3600
+    assert batcher.expected_wait_s() == 0

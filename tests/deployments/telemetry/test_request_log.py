@@ -10,8 +10,9 @@ import pytest
 from recording import Recording
 
 from deployments.errors import Overloaded
-from deployments.http.api import Telemetry, build_api
+from deployments.http.api import build_api
 from deployments.http.disconnects import Disconnects
+from deployments.http.photo_route import Telemetry
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import RequestLogSettings, Settings
@@ -37,6 +38,9 @@ class Lines(logging.Handler):
 
 class Pipeline:
     """Answers as the bytes ask, with the trace of a group."""
+
+    def admit(self, _size_bytes):
+        """Every photo may come."""
 
     def submit(self, data, _choice, _request_id):
         future = asyncio.get_running_loop().create_future()
@@ -139,7 +143,7 @@ async def test_a_batch_is_one_line_with_its_photos_and_the_longest_of_each_stage
     files = [("images", b"good")] * 3
     (line,) = await written(RequestLogSettings(), ("POST", "/v1/classify/batch", {"files": files}))
     assert (line["photos"], line["batch_size"]) == (3, 7)
-    entry = Entry("id")
+    entry = Entry("id", "/v1/classify")
     entry.photos = 2
     entry.traces = [TRACE, TRACE._replace(stages_s={"decode": 0.9, "inference": 0.1}, batch_size=2)]
     lines = Lines()
@@ -166,7 +170,7 @@ async def test_lines_reach_the_file_by_the_clock():
     lines = Lines()
     log = request_log(RequestLogSettings(), lines)
     flushing = asyncio.create_task(log.keep_flushing())
-    log.end(Entry("id"))
+    log.end(Entry("id", "/v1/classify"))
     async with asyncio.timeout(5):
         while not lines.lines:
             await asyncio.sleep(0.01)
@@ -191,7 +195,7 @@ async def test_the_file_is_beside_serves_own_and_rotates_as_that_does(serves_log
     handler = request_log_file()
     log = request_log(RequestLogSettings(), handler)
     for _ in range(100):
-        log.end(Entry("id"))
+        log.end(Entry("id", "/v1/classify"))
         await log.flush()
     handler.close()
     files = sorted(file.name for file in tmp_path.glob("requests_*"))
@@ -203,7 +207,7 @@ async def test_the_slowest_upload_since_the_last_flush_is_a_stage():
     recorder = Recording()
     log = RequestLog(RequestLogSettings(level="off"), Lines(), recorder)
     for read_s in (0.1, 0.3, 0.2):
-        entry = Entry("id")
+        entry = Entry("id", "/v1/classify")
         entry.stages_s["read"] = read_s
         log.end(entry)
     await log.flush()

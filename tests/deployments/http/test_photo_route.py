@@ -1,0 +1,250 @@
+"""Claims about photos that come straight from uvicorn, past Serve's wrapper of a request."""
+
+import asyncio
+import logging
+
+import pytest
+import uvicorn
+from recording import Recording
+
+from deployments.errors import Overloaded
+from deployments.http import middleware
+from deployments.http.api import build_api
+from deployments.http.disconnects import Disconnects
+from deployments.http.middleware import RequestHeaders, ShortCut, take_photos
+from deployments.http.photo_route import Telemetry
+from deployments.messages import Trace
+from deployments.pipeline.dispatcher import Dispatched
+from deployments.settings import RequestLogSettings, Settings
+from deployments.telemetry.catalogue import PHOTOS_ANSWERED, REQUEST_DURATION
+from deployments.telemetry.request_log import RequestLog
+
+
+class Pipeline:
+    """Answers every photo with its bytes, unless it refuses."""
+
+    def __init__(self):
+        self.refusal = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def admit(self, _size_bytes):
+        if self.refusal:
+            raise self.refusal
+
+    def submit(self, data, _choice, _request_id):
+        return asyncio.ensure_future(self._answer(data))
+
+    async def _answer(self, data):
+        await self.gate.wait()
+        return Dispatched(data, "small_photos_queue", 0.0, Trace({}, 1, "fashion/1"))
+
+    async def wait(self, submitted):
+        return await submitted
+
+
+class Service:
+    """uvicorn, the middleware, and behind it a Serve that answers "serve" to all it gets."""
+
+    def __init__(self):
+        self.pipeline, self.recorder = Pipeline(), Recording()
+        self.log = RequestLog(RequestLogSettings(), logging.NullHandler(), self.recorder)
+        self.api = build_api(
+            self.pipeline, None, None, Settings(), Telemetry(self.recorder, self.log), Disconnects()
+        )
+
+    async def __aenter__(self):
+        app = ShortCut(RequestHeaders(self._serve))
+        config = uvicorn.Config(app, port=0, log_level="critical", http="httptools")
+        self._server = uvicorn.Server(config)
+        self._running = asyncio.create_task(self._server.serve())
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        self.address = self._server.servers[0].sockets[0].getsockname()
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.should_exit = True
+        await self._running
+
+    async def _serve(self, scope, receive, send):
+        await receive()
+        headers = [(b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"serve"})
+
+
+@pytest.fixture
+async def service():
+    async with Service() as service:
+        take_photos(service.api.photo_route, asyncio.get_running_loop())
+        yield service
+    middleware._ingresses.clear()
+
+
+class Client:
+    """One kept-alive connection."""
+
+    def __init__(self, service):
+        self._service = service
+
+    async def __aenter__(self):
+        self._reader, self._writer = await asyncio.open_connection(*self._service.address)
+        return self
+
+    async def __aexit__(self, *_):
+        self._writer.close()
+
+    def send(self, body=b"photo", head="", request="POST /v1/classify", *, whole=True):
+        text = f"{request} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n"
+        self._writer.write(text.encode() + (body if whole else b""))
+
+    def send_body(self, body):
+        self._writer.write(body)
+
+    async def receive(self):
+        """Status, headers as a list, and body."""
+        async with asyncio.timeout(10):
+            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+            headers = [tuple(line.split(": ", 1)) for line in lines]
+            length = int(dict(headers)["content-length"])
+            return int(first.split()[1]), headers, await self._reader.readexactly(length)
+
+
+def ids(headers):
+    return [value for name, value in headers if name == "x-request-id"]
+
+
+async def test_a_photo_is_answered_without_serve_and_gets_an_id_of_its_own(service):
+    seen = set()
+    async with Client(service) as client:
+        for _ in range(3):
+            client.send()
+            status, headers, body = await client.receive()
+            assert (status, body) == (200, b"photo")
+            (request_id,) = ids(headers)
+            seen.add(request_id)
+    assert len(seen) == 3
+    labels = {"route": "/v1/classify", "status": "200"}
+    assert service.recorder.values(PHOTOS_ANSWERED, **labels) == [1, 1, 1]
+    assert len(service.recorder.values(REQUEST_DURATION, **labels)) == 3
+
+
+@pytest.mark.parametrize("sane", ["r-1", "a" * 128])
+async def test_the_clients_id_is_kept_if_it_is_sane(service, sane):
+    async with Client(service) as client:
+        client.send(head=f"X-Request-ID: {sane}\r\n")
+        assert ids((await client.receive())[1]) == [sane]
+
+
+@pytest.mark.parametrize("odd", ["X-Request-ID: a b", "X-Request-ID: a\r\nX-Request-ID: b"])
+async def test_an_id_that_is_unfit_for_a_log_is_replaced(service, odd):
+    async with Client(service) as client:
+        client.send(head=f"{odd}\r\n")
+        (request_id,) = ids((await client.receive())[1])
+    assert request_id not in ("a b", "a", "b")
+
+
+@pytest.mark.parametrize("request_line", ["GET /v1/classify", "POST /v1/classify/batch", "GET /"])
+async def test_everything_else_goes_to_serve(service, request_line):
+    async with Client(service) as client:
+        client.send(request=request_line)
+        assert (await client.receive())[2] == b"serve"
+
+
+async def test_a_process_without_an_ingress_passes_photos_on():
+    async with Service() as service, Client(service) as client:
+        client.send()
+        assert (await client.receive())[2] == b"serve"
+
+
+async def test_an_ingress_that_runs_in_another_event_loop_is_not_called():
+    async with Service() as service, Client(service) as client:
+        other = asyncio.new_event_loop()
+        take_photos(service.api.photo_route, other)
+        client.send()
+        assert (await client.receive())[2] == b"serve"
+        other.close()
+    middleware._ingresses.clear()
+
+
+async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes(service):
+    service.pipeline.refusal = Overloaded("the wait would be about 3 s; try again later")
+    async with Client(service) as client:
+        client.send(b"photo" * 1000, whole=False)
+        status, headers, body = await client.receive()
+        assert status == 503
+        assert {("retry-after", "1"), ("content-type", "application/problem+json")} <= set(headers)
+        assert b"the wait would be about 3 s" in body
+        client.send_body(b"photo" * 1000)  # the connection stays fit for use
+        service.pipeline.refusal = None
+        client.send()
+        assert (await client.receive())[2] == b"photo"
+
+
+async def test_requests_in_progress_are_counted_for_autoscaling(service):
+    service.pipeline.gate.clear()
+    async with Client(service) as one, Client(service) as other:
+        one.send()
+        other.send()
+        async with asyncio.timeout(10):
+            while service.log.in_progress < 2:
+                await asyncio.sleep(0.001)
+        service.pipeline.gate.set()
+        await asyncio.gather(one.receive(), other.receive())
+    assert service.log.in_progress == 0
+
+
+async def test_a_fault_of_ours_is_a_problem_and_the_connection_stays(service):
+    async with Client(service) as client:
+        service.pipeline.refusal = KeyError("a fault of ours")
+        client.send()
+        status, headers, body = await client.receive()
+        assert status == 500
+        assert ("content-type", "application/problem+json") in headers
+        assert b"a fault of ours" not in body
+        service.pipeline.refusal = None
+        client.send()
+        assert (await client.receive())[0] == 200
+
+
+async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(service):
+    async with Client(service) as client:
+        client.send(head="Expect: 100-continue\r\n", whole=False)
+        assert await client._reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send_body(b"photo")
+        assert (await client.receive())[2] == b"photo"
+
+
+async def test_the_head_of_an_answer_travels_with_its_body(service):
+    writes = []
+
+    class Cycle:
+        """uvicorn's object of a request, with a transport that remembers its writes."""
+
+        transport = None
+
+        async def send(self, message):
+            self.transport.write(message.get("body", b"head "))
+
+    class Transport:
+        def write(self, data):
+            writes.append(data)
+
+    cycle = Cycle()
+    scope = {"headers": [], "query_string": b""}
+    for _ in range(2):
+        cycle.transport = Transport()
+
+        async def receive():
+            return {"type": "http.request", "body": b"photo"}
+
+        await service.api.photo_route.answer_directly(b"id", scope, receive, cycle.send)
+    assert writes == [b"head photo"] * 2
+
+
+def test_the_ids_of_two_processes_differ():
+    def first():
+        return next(ShortCut(None)._ids)
+
+    assert first() != first()
