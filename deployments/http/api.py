@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -98,7 +98,10 @@ def build_api(
         return JSONResponse(contract(settings, (await describe())["heads"]))
 
     async def refuse(request: Request, error: Exception) -> Response:
-        return problems.response(error, request.scope[ENTRY])
+        status, headers, body = problems.response(error, request.scope[ENTRY])
+        response = Response(body, status)
+        response.raw_headers = headers
+        return response
 
     photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects)
     routes = [
@@ -180,7 +183,7 @@ def _result(answer: Answer, entry: Entry, problems: Problems) -> tuple[int, byte
     if isinstance(answer, bytes):
         return int(HTTPStatus.OK), answer
     details = problems.details(answer, entry.request_id)
-    return details["status"], json.dumps(details).encode()
+    return details["status"], msgspec.json.encode(details)
 
 
 async def _metrics(_: Request) -> Response:

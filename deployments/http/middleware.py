@@ -42,14 +42,16 @@ class ShortCut:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._ids = (b"%s-%x" % (secrets.token_hex(8).encode(), n) for n in itertools.count())
+        self._route: PhotoRoute | None = None
+        self._process, self._numbers = secrets.token_hex(8).encode(), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == CLASSIFY and scope["method"] == "POST":
-            route = _ingresses.get(asyncio.get_running_loop())
-            if route is not None:
-                request_id = _sane_id(scope) or next(self._ids)
-                await route.answer_directly(request_id, scope, receive, send)
+            if self._route is None:
+                self._route = _ingresses.get(asyncio.get_running_loop())
+            if self._route is not None:
+                request_id = _sane_id(scope) or b"%s-%x" % (self._process, next(self._numbers))
+                await self._route.answer_directly(request_id, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

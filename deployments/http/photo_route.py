@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.http import bodies
 from deployments.http.disconnects import Disconnects
-from deployments.http.problems import Problems
+from deployments.http.problems import Problems, RawResponse
 from deployments.http.query import choice_of
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
@@ -33,12 +33,6 @@ class Telemetry(NamedTuple):
 
     recorder: Recorder
     request_log: RequestLog
-
-
-class _Response(NamedTuple):
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class PhotoRoute:
@@ -84,7 +78,7 @@ class PhotoRoute:
         status = str(entry.status)
         self._recorder.record(PHOTOS_ANSWERED, 1, route=CLASSIFY, status=status)
 
-    async def _response(self, scope: Scope, receive: Receive, entry: Entry) -> _Response:
+    async def _response(self, scope: Scope, receive: Receive, entry: Entry) -> RawResponse:
         """The response, a problem if there is an error. Notes in `entry` what happened."""
         try:
             upload = bodies.Upload(scope, receive, self._upload_timeout_s)
@@ -104,13 +98,12 @@ class PhotoRoute:
             self._problems.client_left(entry)
             raise
         except Exception as error:  # the client gets problem details for any error
-            problem = self._problems.response(error, entry)
-            return _Response(problem.status_code, list(problem.raw_headers), bytes(problem.body))
+            return self._problems.response(error, entry)
         entry.status = _OK
-        return _Response(_OK, [(b"content-length", b"%d" % len(answer)), _JSON], answer)
+        return RawResponse(_OK, [(b"content-length", b"%d" % len(answer)), _JSON], answer)
 
 
-async def _send(send: Send, response: _Response) -> None:
+async def _send(send: Send, response: RawResponse) -> None:
     """Have uvicorn send the head of a response together with its body.
 
     By default it writes them one after the other: two system calls, and two TCP segments.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from deployments import errors
 from deployments.telemetry.catalogue import PROBLEMS
@@ -19,6 +18,10 @@ from mlc_core import errors as mlc_errors
 logger = logging.getLogger("ray.serve")
 
 MEDIA_TYPE = "application/problem+json"
+_MEDIA_TYPE = MEDIA_TYPE.encode()
+_UNAVAILABLE = int(HTTPStatus.SERVICE_UNAVAILABLE)
+# The rest of the body is not read.
+_BODY_UNREAD = (int(HTTPStatus.REQUEST_TIMEOUT), int(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
 
 CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
 # error -> status, and the name of the problem, which clients may rely on.
@@ -37,11 +40,19 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
 }
 
 
+class RawResponse(NamedTuple):
+    """A response as ASGI wants it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 class Problems:
     """Writes problem details, and counts them."""
 
     def __init__(self, retry_after_s: int, recorder: Recorder) -> None:
-        self._retry_after_s, self._recorder = retry_after_s, recorder
+        self._retry_after, self._recorder = b"%d" % retry_after_s, recorder
 
     def details(self, error: Exception, request_id: str) -> dict[str, Any]:
         """Count an error and return its problem details. An unforeseen error shows only the id."""
@@ -66,17 +77,20 @@ class Problems:
             "request_id": request_id,
         }
 
-    def response(self, error: Exception, entry: Entry) -> Response:
+    def response(self, error: Exception, entry: Entry) -> RawResponse:
         """The HTTP response to an error. Notes status and problem in the request's entry."""
         details = self.details(error, entry.request_id)
         entry.problem = details["type"].rpartition(":")[2]
         entry.status = status = details["status"]
-        headers = dict(getattr(error, "headers", None) or {})
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers["Retry-After"] = str(self._retry_after_s)
-        if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-            headers["Connection"] = "close"  # the rest of the body is not read
-        return Response(json.dumps(details), status, headers, MEDIA_TYPE)
+        body = msgspec.json.encode(details)
+        headers = [(b"content-type", _MEDIA_TYPE), (b"content-length", b"%d" % len(body))]
+        for name, value in (getattr(error, "headers", None) or {}).items():
+            headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        if status == _UNAVAILABLE:
+            headers.append((b"retry-after", self._retry_after))
+        if status in _BODY_UNREAD:
+            headers.append((b"connection", b"close"))
+        return RawResponse(status, headers, body)
 
     def client_left(self, entry: Entry) -> None:
         """Note and count a client that left; there is no one to respond to."""

@@ -84,6 +84,7 @@ class RequestLog:
         self._handler, self._recorder = handler, recorder
         self._least = _LEVELS.index(settings.level)
         self._threshold = settings.sample * 2**32
+        self._all = settings.level == _LEVELS[0] and settings.sample == 1
         self._longest_read_s = 0.0
         # When a disk hangs, the oldest lines are dropped before memory runs out.
         self._ended: deque[Entry] = deque(maxlen=_MAX_WAITING)
@@ -121,6 +122,8 @@ class RequestLog:
             await asyncio.to_thread(self._handler.handle, together)
 
     def _wanted(self, entry: Entry) -> bool:
+        if self._all:
+            return True
         level = _level(entry)
         # The id decides, so every replica that knows it chooses the same requests.
         return level >= self._least and (

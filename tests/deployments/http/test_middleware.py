@@ -1,6 +1,5 @@
 """Claims about what Serve gets to see of a request's headers."""
 
-
 import pytest
 
 from deployments.http.middleware import RequestHeaders
