@@ -17,6 +17,7 @@ import psutil
 
 from bench.baseline import bare_loop, write_config
 from bench.load import ClosedLoop, open_loop
+from bench.overload import overload
 from bench.plots import draw
 from bench.servers import SLOW_FLAGS, Server, json_of, machine, run_in_subprocess
 from deployments.settings import PROJECT
@@ -33,6 +34,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument(
+        "--overload-seconds", type=float, default=60.0, help="of the loads at 3 × the capacity"
+    )
     parser.add_argument("--out", type=Path, default=PROJECT / "docs/bench", help="of the pictures")
     args = parser.parse_args()
     figures: Figures = defaultdict(list)
@@ -54,10 +58,13 @@ def main() -> int:
     _derive(figures)
     _table(figures)
     draw(figures, budget, sizes, CONNECTIONS, args.out)
+    _say("overload")
+    pressed = overload(args.seconds, args.overload_seconds, args.out)
     _say(f"pictures in {args.out}")
     report = {name: _summary(values) for name, values in sorted(figures.items())}
     costs = {name: _summary(values) for name, values in budget.items()}
-    line = {"machine": machine(), "rounds": args.rounds, "figures": report, "core_ms": costs}
+    line = {"machine": machine(), "rounds": args.rounds, "figures": report, "core_ms": costs,
+            "overload": pressed}  # fmt: skip
     sys.stdout.write(json.dumps(line) + "\n")
     return 0
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import re
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
+import numpy.typing as npt
+import uvloop
 
+from bench.client import LOST, UNANSWERED, Client, Outcomes
 from loadtest.levels import arrivals, steady
 from loadtest.percentiles import p99
 
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_TICK_S = 0.001  # an open loop sends this often, so a request departs up to a tick late
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -30,7 +41,6 @@ class Load:
     Attributes:
         answers: requests that were answered with 200.
         failures: all other requests, including those without an answer.
-        late_s: in an open loop, p99 of the seconds between the intended and the actual departure.
     """
 
     answers: int
@@ -38,12 +48,50 @@ class Load:
     seconds: float
     p50_s: float
     p99_s: float
-    late_s: float = 0.0
 
     @property
     def rate(self) -> float:
         """Answers per second."""
         return self.answers / self.seconds
+
+
+@dataclass(frozen=True)
+class OpenLoad(Load):
+    """The result of an open loop.
+
+    Attributes:
+        late_s: p99 of the seconds by which the generator itself was late.
+        waited: requests that waited for a connection, since too many were open.
+        answers_by_end: answers until the time of the load is over.
+        overdue: answers that took longer than the deadline.
+        refusals: requests that were answered with 503.
+        refused_p99_s: p99 of the seconds between the departure on a connection and a refusal.
+        improper: refusals that are not problem+json, or do not say when to retry.
+        lost: requests whose connection was refused, reset or closed.
+        unanswered: requests that were given up when all others had ended.
+        others: status -> answers that are neither 200 nor 503.
+    """
+
+    late_s: float
+    waited: int
+    answers_by_end: int
+    overdue: int
+    refusals: int
+    refused_p99_s: float
+    improper: int
+    lost: int
+    unanswered: int
+    others: dict[int, int]
+
+    @property
+    def rate(self) -> float:
+        """Answers per second. Those that waited at the end of the load do not count."""
+        return self.answers_by_end / self.seconds
+
+    @property
+    def offered(self) -> float:
+        """Requests per second."""
+        return (self.answers + self.failures) / self.seconds
 
 
 class ClosedLoop:
@@ -92,8 +140,14 @@ class ClosedLoop:
 
 
 def open_loop(
-    url: str, streams: dict[str, tuple[Sequence[bytes], float]], seconds: float, seed: int = 0
-) -> dict[str, Load]:
+    url: str,
+    streams: dict[str, tuple[Sequence[bytes], float]],
+    seconds: float,
+    seed: int = 0,
+    *,
+    deadline_s: float = math.inf,
+    wait_s: float = 60.0,
+) -> dict[str, OpenLoad]:
     """Send photos at the times of a Poisson process, whether earlier ones are answered or not.
 
     Latency counts from the intended time, so it includes the delay of a generator or service that
@@ -101,57 +155,90 @@ def open_loop(
 
     Args:
         streams: name -> photos, and how many of them to send per second.
+        deadline_s: answers that take longer are counted as overdue.
+        wait_s: how long to wait for the last answers.
     """
-
-    async def send(session: aiohttp.ClientSession, photo: bytes, at: float) -> _Sent:
-        late_s = time.monotonic() - at
-        try:
-            async with session.post(f"{url}/v1/classify", data=photo) as answer:
-                await answer.read()
-                return _Sent(time.monotonic() - at, answer.status == 200, late_s)
-        except (aiohttp.ClientError, TimeoutError):
-            return _Sent(time.monotonic() - at, False, late_s)
-
-    async def run() -> dict[str, list[_Sent]]:
-        chance = np.random.default_rng(seed)
-        times = sorted(
-            (at, name)
-            for name, (_, rate) in streams.items()
-            for at in arrivals(steady, rate, seconds, chance)
-        )
-        tasks: dict[str, list[asyncio.Task[_Sent]]] = {name: [] for name in streams}
-        headers = {"Content-Type": "image/jpeg"}
-        async with aiohttp.ClientSession(
-            headers=headers, connector=aiohttp.TCPConnector(limit=0)
-        ) as session:
-            start = time.monotonic()
-            for at, name in times:
-                await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-                photos, sent = streams[name][0], tasks[name]
-                photo = photos[len(sent) % len(photos)]
-                sent.append(asyncio.create_task(send(session, photo, start + at)))
-            return {name: await asyncio.gather(*sent) for name, sent in tasks.items()}
-
+    chance = np.random.default_rng(seed)
+    arriving = sorted(
+        (at, name)
+        for name, (_, rate) in streams.items()
+        for at in arrivals(steady, rate, seconds, chance)
+    )
+    photos = {name: _requests(url, photos) for name, (photos, _) in streams.items()}
+    requests = [(at, next(photos[name])) for at, name in arriving]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        start, outcomes = runner.run(_send(url, requests, wait_s))
+    times = start + np.array([at for at, _ in arriving])
+    names = np.array([name for _, name in arriving], str)
     return {
-        name: _summary(results, seconds) for name, results in asyncio.run(run()).items() if results
+        name: _summary(outcomes, times, names == name, start + seconds, seconds, deadline_s)
+        for name in streams
+        if name in names
     }
 
 
-class _Sent(NamedTuple):
-    latency_s: float
-    good: bool
-    late_s: float
+def _requests(url: str, photos: Sequence[bytes]) -> Iterator[bytes]:
+    """The bytes of requests with these photos in turn."""
+    host = urlsplit(url).netloc
+    return itertools.cycle(
+        f"POST /v1/classify HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {len(photo)}\r\n\r\n".encode()
+        + photo
+        for photo in photos
+    )
 
 
-def _summary(sent: list[_Sent], seconds: float) -> Load:
-    latencies = [each.latency_s for each in sent if each.good]
-    return Load(
+async def _send(
+    url: str, requests: Sequence[tuple[float, bytes]], wait_s: float
+) -> tuple[float, Outcomes]:
+    """Send requests, each at its seconds since the start, which it returns."""
+    address = urlsplit(url)
+    client = Client(address.hostname or "", address.port or 80, len(requests))
+    start, number = time.monotonic(), 0
+    while number < len(requests):
+        now = time.monotonic() - start
+        while number < len(requests) and requests[number][0] <= now:
+            client.send(number, requests[number][1])
+            number += 1
+        if number < len(requests):
+            await asyncio.sleep(max(_TICK_S, requests[number][0] - now))
+    with suppress(TimeoutError):
+        await asyncio.wait_for(client.finished.wait(), wait_s)
+    client.close()
+    await asyncio.sleep(0)  # the connections close
+    return start, client.outcomes
+
+
+def _summary(
+    outcomes: Outcomes,
+    times: FloatArray,
+    chosen: BoolArray,
+    end: float,
+    seconds: float,
+    deadline_s: float,
+) -> OpenLoad:
+    """The load of the chosen requests. `times` are the intended ones of all requests."""
+    status = outcomes.status[chosen]
+    good, refused = status == HTTPStatus.OK, status == HTTPStatus.SERVICE_UNAVAILABLE
+    left_s, ended_s = outcomes.left_s[chosen], outcomes.ended_s[chosen]
+    latencies = (ended_s - times[chosen])[good].tolist()
+    others = status[~good & ~refused & (status != UNANSWERED) & (status != LOST)]
+    return OpenLoad(
         answers=len(latencies),
-        failures=len(sent) - len(latencies),
+        failures=len(status) - len(latencies),
         seconds=seconds,
-        p50_s=statistics.median(latencies or [float("nan")]),
+        p50_s=statistics.median(latencies or [math.nan]),
         p99_s=p99(latencies),
-        late_s=p99(each.late_s for each in sent),
+        late_s=p99((outcomes.called_s - times)[chosen].tolist()),
+        waited=int(outcomes.waited[chosen].sum()),
+        answers_by_end=int((good & (ended_s <= end)).sum()),
+        overdue=sum(latency > deadline_s for latency in latencies),
+        refusals=int(refused.sum()),
+        refused_p99_s=p99((ended_s - left_s)[refused].tolist()),
+        improper=int((refused & ~outcomes.proper[chosen]).sum()),
+        lost=int((status == LOST).sum()),
+        unanswered=int((status == UNANSWERED).sum()),
+        others=dict(Counter(others.tolist())),
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from bench.load import OpenLoad
+
 
 def draw(
     figures: dict[str, list[float]],
@@ -87,6 +89,34 @@ def _budget(budget: dict[str, list[float]]) -> Figure:
     axes.set_title("What a photo costs at 64 connections, core-ms, by process")
     axes.legend(frameon=False)
     return figure
+
+
+def draw_overload(capacity: float, loads: Mapping[float, OpenLoad], file: Path) -> None:
+    """Goodput and latencies over the offered load.
+
+    Args:
+        capacity: photos/s.
+        loads: offered load in multiples of the capacity -> what became of it.
+    """
+    offered = sorted(loads)
+    ordered = [loads[multiple] for multiple in offered]
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        goodput, latency, refusal = figure.subplots(1, 3)
+        goodput.plot(offered, [load.rate / capacity for load in ordered], "o-", color="C0")
+        goodput.set_title("Answered with 200, of capacity")
+        latency.plot(offered, [1e3 * load.p50_s for load in ordered], "o-", color="C0", label="p50")
+        latency.plot(offered, [1e3 * load.p99_s for load in ordered], "o-", color="C3", label="p99")
+        latency.set_title("Latency of these, ms")
+        latency.legend(frameon=False)
+        refusal.plot(offered, [1e3 * load.refused_p99_s for load in ordered], "o-", color="C3")
+        refusal.set_title("p99 of refusals, ms")
+        for axes in (goodput, latency, refusal):
+            axes.set_xlabel("offered load, of capacity")
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)
 
 
 def draw_capacity(

@@ -47,7 +47,7 @@ class Limits(_Strict):
 class LaneSettings(_Strict):
     """One of the ingress' two queues of photos, and the groups that leave it."""
 
-    max_photos: PositiveInt = Field(default=32, description="photos of one group")
+    max_photos: PositiveInt = Field(default=64, description="photos of one group")
     max_bytes: PositiveInt = Field(
         default=3 * 2**20,
         description="bytes of one group; a larger photo goes alone",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from deployments.http import bodies
 from deployments.http.disconnects import Disconnects
-from deployments.http.problems import Problems, RawResponse
+from deployments.http.problems import Problems
 from deployments.http.query import choice_of
+from deployments.http.response import RawResponse
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED
@@ -24,6 +25,7 @@ from deployments.telemetry.request_log import Entry, RequestLog
 
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
+_PAUSE_S = 0.06
 _OK = int(HTTPStatus.OK)
 _JSON = (b"content-type", b"application/json")
 
@@ -48,12 +50,14 @@ class PhotoRoute:
     ) -> None:
         self._dispatcher, self._problems, self._disconnects = dispatcher, problems, disconnects
         self._recorder, self._request_log = telemetry
+        self._pause_began, self._pause_over = float("-inf"), asyncio.Event()
         self._limits, self._upload_timeout_s = settings.limits, settings.upload_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that came through Serve, which adds its id to the response."""
         try:
-            await _send(send, await self._response(scope, receive, scope[ENTRY]))
+            response = await self._response(scope, receive, scope[ENTRY])
+            await response.send(send)
         finally:
             self._count(scope[ENTRY])
 
@@ -69,7 +73,7 @@ class PhotoRoute:
         try:
             response = await self._response(scope, receive, entry)
             response.headers.append((b"x-request-id", request_id))
-            await _send(send, response)
+            await response.send(send)
         finally:
             self._count(entry)
             self._request_log.end(entry)
@@ -78,11 +82,24 @@ class PhotoRoute:
         status = str(entry.status)
         self._recorder.record(PHOTOS_ANSWERED, 1, route=CLASSIFY, status=status)
 
+    async def _pause(self) -> None:
+        """Wait before a refusal, so that clients that retry at once take no core from others.
+
+        Those who come within a sixth of the pause share one timer.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._pause_began > _PAUSE_S / 6:
+            self._pause_began, self._pause_over = loop.time(), asyncio.Event()
+            loop.call_later(_PAUSE_S, self._pause_over.set)
+        await self._pause_over.wait()
+
     async def _response(self, scope: Scope, receive: Receive, entry: Entry) -> RawResponse:
         """The response, a problem if there is an error. Notes in `entry` what happened."""
         try:
             upload = bodies.Upload(scope, receive, self._upload_timeout_s)
-            self._dispatcher.admit(upload.declared_bytes)
+            if refusal := self._dispatcher.refusal(upload.declared_bytes):
+                await self._pause()
+                raise refusal
             choice = choice_of(scope["query_string"])
             photo = await bodies.one_photo(upload, self._limits)
             entry.note_read()
@@ -101,34 +118,3 @@ class PhotoRoute:
             return self._problems.response(error, entry)
         entry.status = _OK
         return RawResponse(_OK, [(b"content-length", b"%d" % len(answer)), _JSON], answer)
-
-
-async def _send(send: Send, response: RawResponse) -> None:
-    """Have uvicorn send the head of a response together with its body.
-
-    By default it writes them one after the other: two system calls, and two TCP segments.
-    """
-    cycle: Any = getattr(send, "__self__", None)  # uvicorn's object for this request
-    if hasattr(cycle, "transport"):
-        cycle.transport = _HeadHeld(cycle)
-    status, headers, body = response
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-class _HeadHeld:
-    """A transport whose first write waits for the second."""
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._head is None:
-            self._head = data
-        else:
-            self._cycle.transport = self._transport
-            self._transport.write(self._head + data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)

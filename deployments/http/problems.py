@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
 
 from deployments import errors
+from deployments.http.response import RawResponse
 from deployments.telemetry.catalogue import PROBLEMS
 from deployments.telemetry.recorder import Recorder
 from deployments.telemetry.request_log import Entry
@@ -38,14 +39,6 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlinePassed: (504, "deadline-passed"),
 }
-
-
-class RawResponse(NamedTuple):
-    """A response as ASGI wants it."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class Problems:

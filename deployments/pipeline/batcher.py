@@ -201,7 +201,7 @@ class Batcher(Generic[Item, Result]):
             return False
         waiting, lately = self._waiting_count, self._clock() - _PATIENCE_S
         running = sum(batch.items for batch in self._in_flight if batch.since > lately)
-        return waiting >= self._limits.max_items or waiting * other_slots >= running
+        return waiting >= self._limits.max_items or (waiting + 1) * other_slots >= running
 
     def _start(self) -> None:
         self._wake_up = None
@@ -224,12 +224,13 @@ class Batcher(Generic[Item, Result]):
         """
         now, count, size_bytes, waited_s = self._clock(), 0, 0, 0.0
         limits, queue = self._limits, self._waiting
+        most = min(limits.max_items, -(-self.held // limits.max_in_flight))
         batch: list[tuple[asyncio.Future[Result], Item]] = []
         while queue:
             future, first = next(iter(queue.items()))
             expired = first.deadline <= now
             if batch and not expired and (
-                count + first.items > limits.max_items
+                count + first.items > most
                 or size_bytes + first.size_bytes > limits.max_bytes
             ):  # fmt: skip
                 break

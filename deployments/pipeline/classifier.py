@@ -21,6 +21,7 @@ from deployments.pipeline.autoscaling import PHOTOS_HELD
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.pipeline.listener import Listener
 from deployments.pipeline.model import Model
+from deployments.pipeline.priority import give_way
 from deployments.pipeline.wire import decode_images
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import (
@@ -129,6 +130,7 @@ class Classifier:
 
     async def record_replica_metadata(self) -> dict[str, Any]:
         """What Serve tells callers of this replica: where it listens for groups."""
+        give_way()
         return await self._listener.start()
 
     async def check_health(self) -> None:

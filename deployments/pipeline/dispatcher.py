@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from deployments.errors import DeadlinePassed, ServiceError, Unavailable
+from deployments.errors import DeadlinePassed, Overloaded, ServiceError, Unavailable
 from deployments.messages import Answer, Deadline, GroupAnswers, Photo, PhotoGroup, Trace
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.settings import LaneSettings, Settings
@@ -77,14 +77,9 @@ class Dispatcher:
         self._large = lane("large_photos", settings.large_lane)
         self.last_answer_at = float("-inf")
 
-    def admit(self, size_bytes: int) -> None:
-        """Whether a photo of that size would be taken now.
-
-        Raises:
-            Overloaded: it would not.
-        """
-        if refusal := self._lane(size_bytes).refusal():
-            raise refusal
+    def refusal(self, size_bytes: int) -> Overloaded | None:
+        """Why a photo of that size would be refused now; None if it would not be."""
+        return self._lane(size_bytes).refusal()
 
     def submit(self, data: bytes, choice: Choice, request_id: str) -> asyncio.Future[Dispatched]:
         """Queue a photo. Finish the future to take the photo back; no group takes it then.

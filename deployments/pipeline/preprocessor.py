@@ -33,6 +33,7 @@ from deployments.pipeline.autoscaling import GROUPS_HELD
 from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.listener import Listener
 from deployments.pipeline.merging import merge_outcomes
+from deployments.pipeline.priority import give_way
 from deployments.pipeline.wire import decode_photos, encode_images
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, STAGE_DURATION
@@ -95,6 +96,7 @@ class Preprocessor:
 
     async def record_replica_metadata(self) -> dict[str, Any]:
         """What Serve tells callers of this replica: where it listens for groups."""
+        give_way()
         return await self._listener.start()
 
     async def check_health(self) -> None:

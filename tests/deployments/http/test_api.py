@@ -33,11 +33,10 @@ class Pipeline:
     def __init__(self):
         self.planned = {}
         self.asked = []
-        self.refusal = None
+        self.refused = None
 
-    def admit(self, _size_bytes):
-        if self.refusal:
-            raise self.refusal
+    def refusal(self, _size_bytes):
+        return self.refused
 
     def submit(self, data, choice, request_id):
         self.asked.append((data, choice))

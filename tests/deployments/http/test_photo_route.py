@@ -13,6 +13,7 @@ from deployments.http.api import build_api
 from deployments.http.disconnects import Disconnects
 from deployments.http.middleware import RequestHeaders, ShortCut, take_photos
 from deployments.http.photo_route import Telemetry
+from deployments.http.response import RawResponse
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import RequestLogSettings, Settings
@@ -24,13 +25,12 @@ class Pipeline:
     """Answers every photo with its bytes, unless it refuses."""
 
     def __init__(self):
-        self.refusal = None
+        self.refused = None
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def admit(self, _size_bytes):
-        if self.refusal:
-            raise self.refusal
+    def refusal(self, _size_bytes):
+        return self.refused
 
     def submit(self, data, _choice, _request_id):
         return asyncio.ensure_future(self._answer(data))
@@ -102,6 +102,11 @@ class Client:
     def send_body(self, body):
         self._writer.write(body)
 
+    async def has_ended(self):
+        """Whether the server closes the connection."""
+        async with asyncio.timeout(10):
+            return not await self._reader.read(1)
+
     async def receive(self):
         """Status, headers as a list, and body."""
         async with asyncio.timeout(10):
@@ -169,7 +174,7 @@ async def test_an_ingress_that_runs_in_another_event_loop_is_not_called():
 
 
 async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes(service):
-    service.pipeline.refusal = Overloaded("the wait would be about 3 s; try again later")
+    service.pipeline.refused = Overloaded("the wait would be about 3 s; try again later")
     async with Client(service) as client:
         client.send(b"photo" * 1000, whole=False)
         status, headers, body = await client.receive()
@@ -177,7 +182,7 @@ async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes
         assert {("retry-after", "1"), ("content-type", "application/problem+json")} <= set(headers)
         assert b"the wait would be about 3 s" in body
         client.send_body(b"photo" * 1000)  # the connection stays fit for use
-        service.pipeline.refusal = None
+        service.pipeline.refused = None
         client.send()
         assert (await client.receive())[2] == b"photo"
 
@@ -197,13 +202,13 @@ async def test_requests_in_progress_are_counted_for_autoscaling(service):
 
 async def test_a_fault_of_ours_is_a_problem_and_the_connection_stays(service):
     async with Client(service) as client:
-        service.pipeline.refusal = KeyError("a fault of ours")
+        service.pipeline.refused = KeyError("a fault of ours")
         client.send()
         status, headers, body = await client.receive()
         assert status == 500
         assert ("content-type", "application/problem+json") in headers
         assert b"a fault of ours" not in body
-        service.pipeline.refusal = None
+        service.pipeline.refused = None
         client.send()
         assert (await client.receive())[0] == 200
 
@@ -216,31 +221,73 @@ async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(service):
         assert (await client.receive())[2] == b"photo"
 
 
-async def test_the_head_of_an_answer_travels_with_its_body(service):
+async def test_an_answer_leaves_in_one_write(service):
+    """Uvicorn's own way is one for the head and one for the body."""
     writes = []
 
-    class Cycle:
-        """uvicorn's object of a request, with a transport that remembers its writes."""
+    class Watched:
+        """uvicorn's transport, with a look at what it writes."""
 
-        transport = None
+        def __init__(self, transport):
+            self._transport = transport
 
-        async def send(self, message):
-            self.transport.write(message.get("body", b"head "))
-
-    class Transport:
         def write(self, data):
             writes.append(data)
+            self._transport.write(data)
 
-    cycle = Cycle()
-    scope = {"headers": [], "query_string": b""}
-    for _ in range(2):
-        cycle.transport = Transport()
+        def __getattr__(self, name):
+            return getattr(self._transport, name)
 
-        async def receive():
-            return {"type": "http.request", "body": b"photo"}
+    answer = service.api.photo_route.answer_directly
 
-        await service.api.photo_route.answer_directly(b"id", scope, receive, cycle.send)
-    assert writes == [b"head photo"] * 2
+    async def watch(request_id, scope, receive, send):
+        send.__self__.transport = Watched(send.__self__.transport)
+        await answer(request_id, scope, receive, send)
+
+    service.api.photo_route.answer_directly = watch
+    async with Client(service) as client:
+        for _ in range(2):
+            client.send()
+            assert (await client.receive())[2] == b"photo"
+    assert len(writes) == 2
+    assert all(write.endswith(b"\r\n\r\nphoto") for write in writes)
+
+
+async def test_an_answer_says_the_same_as_uvicorns_own_way(service):
+    """The same status line and headers, but for the date."""
+
+    async def own_way(response, send):
+        head = {"status": response.status, "headers": response.headers}
+        await send({"type": "http.response.start", **head})
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def answers():
+        seen = []
+        for head in ("", "Connection: close\r\n"):
+            async with Client(service) as client:
+                client.send(head=f"X-Request-ID: same\r\n{head}")
+                status, headers, body = await client.receive()
+                ended = await client.has_ended() if head else None
+                seen.append((status, [h for h in headers if h[0] != "date"], body, ended))
+        return seen
+
+    ours = await answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RawResponse, "send", own_way)
+        assert await answers() == ours
+
+
+async def test_a_client_that_closes_after_its_request_disturbs_nobody(service):
+    service.pipeline.gate.clear()
+    async with Client(service) as client:
+        client.send()
+        async with asyncio.timeout(10):
+            while not service.log.in_progress:
+                await asyncio.sleep(0.001)
+    service.pipeline.gate.set()
+    async with Client(service) as client:
+        client.send()
+        assert (await client.receive())[0] == 200
 
 
 async def test_the_ids_of_two_processes_differ(service):

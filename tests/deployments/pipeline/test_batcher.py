@@ -71,30 +71,36 @@ async def test_what_gathers_while_the_engine_is_busy_becomes_one_batch():
     assert engine.batches == [["first"], list(range(7))]
 
 
-async def test_a_second_batch_starts_beside_another_only_when_it_is_as_large():
+@pytest.mark.parametrize(
+    ("slots", "sizes"), [(1, [9]), (2, [5, 4]), (3, [3, 3, 3]), (4, [3, 3, 3])]
+)
+async def test_what_comes_together_is_shared_among_the_slots(slots, sizes):
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, BatchLimits(32, 1000, 2, 100))
-    futures = [batcher.submit(n) for n in range(4)]
-    await until(lambda: engine.batches)
-    futures += [batcher.submit(n) for n in range(4, 7)]
-    await asyncio.sleep(0)
-    assert (batcher.in_flight, batcher.waiting) == (1, 3)
-    assert batcher.held == 3 + len(engine.batches[0])
-    futures.append(batcher.submit(7))
-    await until(lambda: batcher.in_flight == 2)
+    batcher = Batcher(engine.run, BatchLimits(32, 1000, slots, 100))
+    futures = [batcher.submit(n) for n in range(9)]
+    await until(lambda: len(engine.batches) == len(sizes))
+    assert [len(batch) for batch in engine.batches] == sizes
     engine.gate.set()
     await asyncio.gather(*futures)
-    assert engine.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 async def test_what_waits_beside_a_batch_that_hangs_is_not_held_up():
-    engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, BatchLimits(32, 1000, 2, 100))
+    gate, batches = asyncio.Event(), []
+
+    async def run(items):
+        batches.append(items)
+        if len(batches) == 1:
+            await gate.wait()
+        return items
+
+    batcher = Batcher(run, BatchLimits(32, 1000, 2, 100))
     futures = [batcher.submit(n) for n in range(8)]
-    await until(lambda: engine.batches)
-    futures.append(batcher.submit("few"))
-    await until(lambda: engine.batches[1:] == [["few"]])
-    engine.gate.set()
+    await asyncio.gather(*futures[4:])
+    few = batcher.submit("few")
+    await asyncio.sleep(0)
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert await asyncio.wait_for(few, 5) == "few"
+    gate.set()
     await asyncio.gather(*futures)
 
 

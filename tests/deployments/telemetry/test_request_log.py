@@ -39,8 +39,8 @@ class Lines(logging.Handler):
 class Pipeline:
     """Answers as the bytes ask, with the trace of a group."""
 
-    def admit(self, _size_bytes):
-        """Every photo may come."""
+    def refusal(self, _size_bytes):
+        return None
 
     def submit(self, data, _choice, _request_id):
         future = asyncio.get_running_loop().create_future()
