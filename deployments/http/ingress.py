@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ class Ingress:
             self._disconnects,
         )
         take_photos(api.photo_route, self._loop)
+        _collect_garbage_rarely()
         return api
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -76,3 +78,13 @@ class Ingress:
 
     async def _describe_model(self) -> Mapping[str, Any]:
         return merge_descriptions(await asyncio.gather(*map(call, self._describe)))
+
+
+def _collect_garbage_rarely() -> None:
+    """Keep Python's cyclic garbage collector from looking at thousands of requests again and again.
+
+    Under overload it took a third of an ingress' time. Requests leave few cycles behind.
+    """
+    gc.collect()
+    gc.freeze()  # what exists now stays for as long as the replica does
+    gc.set_threshold(50_000, 20, 100)

@@ -58,28 +58,46 @@ class _Waiting(NamedTuple, Generic[Item]):
 class _Running(NamedTuple):
     items: int
     since: float
+    full_s: float  # as _Pace had it at the start
 
 
 class _Pace:
-    """How fast items leave a queue that is never empty: a moving average over about a second."""
+    """How fast items leave while every slot is taken: a moving average over about a second."""
 
-    def __init__(self) -> None:
-        self._items = self._seconds = 0.0
-        self._left_at: float | None = None  # when items last left, if others stayed behind
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._items = self._seconds = self._at = 0.0
+        self._full_s, self._full_since = 0.0, None  # type: float, float | None
 
     @property
     def seconds_per_item(self) -> float:
         """0 while nothing is known."""
         return self._seconds / self._items if self._items else 0.0
 
-    def left(self, items: int, now: float, *, others_wait: bool) -> None:
-        """Note that items left the queue, and whether others stayed behind."""
-        if self._left_at is not None:
-            spent_s = now - self._left_at
-            kept = math.exp(-spent_s)
-            self._items = kept * self._items + items
-            self._seconds = kept * self._seconds + spent_s
-        self._left_at = now if others_wait else None
+    def full_s(self, now: float) -> float:
+        """For how long every slot has been taken, in all."""
+        return self._full_s + (0.0 if self._full_since is None else now - self._full_since)
+
+    def taken(self, slots: int, now: float) -> None:
+        """Note how many slots are taken from now on."""
+        full = slots == self._slots
+        if full and self._full_since is None:
+            self._full_since = now
+        elif not full and self._full_since is not None:
+            self._full_s, self._full_since = self.full_s(now), None
+
+    def ran(self, items: int, took_s: float, full_s: float, now: float) -> None:
+        """Note a batch that ended.
+
+        Args:
+            full_s: the part of `took_s` in which every slot was taken. As many batches as there
+                are slots share it.
+        """
+        if took_s > 0:
+            kept = math.exp(self._at - now)
+            self._items = kept * self._items + items * full_s / took_s
+            self._seconds = kept * self._seconds + full_s / self._slots
+            self._at = now
 
 
 class Batcher(Generic[Item, Result]):
@@ -109,7 +127,7 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Result], _Waiting[Item]] = OrderedDict()
         self._waiting_count = 0
-        self._pace = _Pace()
+        self._pace = _Pace(limits.max_in_flight)
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
@@ -208,8 +226,10 @@ class Batcher(Generic[Item, Result]):
         while self._may_start():
             batch, count = self._take()
             if batch:
-                running = _Running(count, self._clock())
+                now = self._clock()
+                running = _Running(count, now, self._pace.full_s(now))
                 self._in_flight.append(running)
+                self._pace.taken(len(self._in_flight), now)
                 task = asyncio.get_running_loop().create_task(
                     self._run_batch(batch, running), context=contextvars.Context()
                 )
@@ -246,9 +266,15 @@ class Batcher(Generic[Item, Result]):
             waited_s = max(waited_s, now - first.since)
             batch.append((future, first.item))
         if batch:
-            self._pace.left(count, now, others_wait=bool(queue))
             self._observe(count, waited_s)
         return batch, count
+
+    def _end(self, running: _Running) -> None:
+        now = self._clock()
+        full_s = self._pace.full_s(now) - running.full_s
+        self._pace.ran(running.items, now - running.since, full_s, now)
+        self._in_flight.remove(running)
+        self._pace.taken(len(self._in_flight), now)
 
     async def _run_batch(
         self, batch: list[tuple[asyncio.Future[Result], Item]], running: _Running
@@ -265,7 +291,7 @@ class Batcher(Generic[Item, Result]):
                 results = [error] * len(batch)
             finally:
                 patience.cancel()
-                self._in_flight.remove(running)
+                self._end(running)
                 self._start()
             for number, ((future, _), result) in enumerate(zip(batch, results, strict=True), 1):
                 if future.done():  # taken back while its batch ran
