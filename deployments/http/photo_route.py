@@ -25,7 +25,7 @@ from deployments.telemetry.request_log import Entry, RequestLog
 
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
-_PAUSE_S = 0.06
+_PAUSE_S = 0.03
 _OK = int(HTTPStatus.OK)
 _JSON = (b"content-type", b"application/json")
 
@@ -55,11 +55,13 @@ class PhotoRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that came through Serve, which adds its id to the response."""
+        entry = scope[ENTRY]
         try:
-            response = await self._response(scope, receive, scope[ENTRY])
+            upload = bodies.Upload(scope, receive, self._upload_timeout_s)
+            response = await self._response(scope, upload, receive, entry)
             await response.send(send)
         finally:
-            self._count(scope[ENTRY])
+            self._count(entry.status)
 
     async def answer_directly(
         self, request_id: bytes, scope: Scope, receive: Receive, send: Send
@@ -69,18 +71,25 @@ class PhotoRoute:
         Args:
             request_id: the response carries it.
         """
+        upload = bodies.Upload(scope, receive, self._upload_timeout_s)
+        if refusal := self._dispatcher.refusal(upload.declared_bytes):
+            await self._pause()
+            response = self._problems.refusal(refusal, request_id)
+            await response.send(send)
+            self._count(response.status)
+            self._request_log.refused(CLASSIFY, response.status)
+            return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
         try:
-            response = await self._response(scope, receive, entry)
+            response = await self._response(scope, upload, receive, entry)
             response.headers.append((b"x-request-id", request_id))
             await response.send(send)
         finally:
-            self._count(entry)
+            self._count(entry.status)
             self._request_log.end(entry)
 
-    def _count(self, entry: Entry) -> None:
-        status = str(entry.status)
-        self._recorder.record(PHOTOS_ANSWERED, 1, route=CLASSIFY, status=status)
+    def _count(self, status: int) -> None:
+        self._recorder.record(PHOTOS_ANSWERED, 1, route=CLASSIFY, status=str(status))
 
     async def _pause(self) -> None:
         """Wait before a refusal, so that clients that retry at once take no core from others.
@@ -93,13 +102,11 @@ class PhotoRoute:
             loop.call_later(_PAUSE_S, self._pause_over.set)
         await self._pause_over.wait()
 
-    async def _response(self, scope: Scope, receive: Receive, entry: Entry) -> RawResponse:
+    async def _response(
+        self, scope: Scope, upload: bodies.Upload, receive: Receive, entry: Entry
+    ) -> RawResponse:
         """The response, a problem if there is an error. Notes in `entry` what happened."""
         try:
-            upload = bodies.Upload(scope, receive, self._upload_timeout_s)
-            if refusal := self._dispatcher.refusal(upload.declared_bytes):
-                await self._pause()
-                raise refusal
             choice = choice_of(scope["query_string"])
             photo = await bodies.one_photo(upload, self._limits)
             entry.note_read()

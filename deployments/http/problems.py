@@ -85,6 +85,27 @@ class Problems:
             headers.append((b"connection", b"close"))
         return RawResponse(status, headers, body)
 
+    def refusal(self, error: errors.Overloaded, request_id: bytes) -> RawResponse:
+        """The response to a request that is refused before it is read; `response` for the lean.
+
+        Args:
+            request_id: fit for JSON as it is.
+        """
+        status, name = STATUSES[errors.Overloaded]
+        self._recorder.record(PROBLEMS, 1, problem=name)
+        body = (
+            b'{"type":"urn:problem-type:mlc:%s","title":"%s","status":%d,"detail":"%s",'
+            b'"request_id":"%s"}'
+            % (name.encode(), name.capitalize().encode(), status, str(error).encode(), request_id)
+        )
+        headers = [
+            (b"content-type", _MEDIA_TYPE),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", self._retry_after),
+            (b"x-request-id", request_id),
+        ]
+        return RawResponse(status, headers, body)
+
     def client_left(self, entry: Entry) -> None:
         """Note and count a client that left; there is no one to respond to."""
         entry.status, entry.problem = CLIENT_LEFT

@@ -1,6 +1,7 @@
 """Claims about photos that come straight from uvicorn, past Serve's wrapper of a request."""
 
 import asyncio
+import json
 import logging
 
 import pytest
@@ -17,7 +18,7 @@ from deployments.http.response import RawResponse
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import RequestLogSettings, Settings
-from deployments.telemetry.catalogue import PHOTOS_ANSWERED, REQUEST_DURATION
+from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
 
 
@@ -25,7 +26,7 @@ class Pipeline:
     """Answers every photo with its bytes, unless it refuses."""
 
     def __init__(self):
-        self.refused = None
+        self.refused = self.fault = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -37,6 +38,8 @@ class Pipeline:
 
     async def _answer(self, data):
         await self.gate.wait()
+        if self.fault:
+            raise self.fault
         return Dispatched(data, "small_photos_queue", 0.0, Trace({}, 1, "fashion/1"))
 
     async def wait(self, submitted):
@@ -180,11 +183,20 @@ async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes
         status, headers, body = await client.receive()
         assert status == 503
         assert {("retry-after", "1"), ("content-type", "application/problem+json")} <= set(headers)
-        assert b"the wait would be about 3 s" in body
+        problem = json.loads(body)
+        assert problem.pop("detail") == "the wait would be about 3 s; try again later"
+        assert ids(headers) == [problem.pop("request_id")]
+        assert problem == {
+            "type": "urn:problem-type:mlc:overloaded", "title": "Overloaded", "status": 503
+        }  # fmt: skip
         client.send_body(b"photo" * 1000)  # the connection stays fit for use
         service.pipeline.refused = None
         client.send()
         assert (await client.receive())[2] == b"photo"
+    counted = {"route": "/v1/classify", "status": "503"}
+    assert service.recorder.values(PHOTOS_ANSWERED, **counted) == [1]
+    assert len(service.recorder.values(REQUEST_DURATION, **counted)) == 1
+    assert service.recorder.values(PROBLEMS, problem="overloaded") == [1]
 
 
 async def test_requests_in_progress_are_counted_for_autoscaling(service):
@@ -202,13 +214,13 @@ async def test_requests_in_progress_are_counted_for_autoscaling(service):
 
 async def test_a_fault_of_ours_is_a_problem_and_the_connection_stays(service):
     async with Client(service) as client:
-        service.pipeline.refused = KeyError("a fault of ours")
+        service.pipeline.fault = KeyError("a fault of ours")
         client.send()
         status, headers, body = await client.receive()
         assert status == 500
         assert ("content-type", "application/problem+json") in headers
         assert b"a fault of ours" not in body
-        service.pipeline.refused = None
+        service.pipeline.fault = None
         client.send()
         assert (await client.receive())[0] == 200
 
