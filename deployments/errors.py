@@ -46,7 +46,7 @@ class ServiceError(Exception):
 
 
 class Overloaded(ServiceError):
-    """A queue is full."""
+    """A queue is full, or the wait in it would be too long."""
 
 
 class DeadlinePassed(ServiceError):

@@ -25,7 +25,7 @@ from deployments.telemetry.request_log import Entry, RequestLog
 
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
-_PAUSE_S = 0.03
+_PAUSE_S = 0.08
 _OK = int(HTTPStatus.OK)
 _JSON = (b"content-type", b"application/json")
 

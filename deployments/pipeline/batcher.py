@@ -1,16 +1,17 @@
-"""Batches single items, first come, first served. Knows nothing of photos, models, HTTP or Ray.
+"""Batches items, first come, first served. Knows nothing of photos, models, HTTP or Ray.
 
-A batch starts when a slot is free and enough items wait: one that fills the batch, or as many as
-the share of the other slots that are busy. A smaller batch beside others would cost a whole call
-for a few items, so it waits until another batch ends, or for 0.1 s. With one slot the batcher
-never waits: a free slot takes whatever is there, and busy slots let batches grow with the load.
+A batch starts when a slot is free and enough items wait: one that fills the batch, or as many, but
+one, as the share of the other slots that are busy. A smaller batch beside others would cost a whole
+call for a few items, so it waits until another batch ends, or for 0.1 s. A batch takes no more than
+its slot's share of all items that are held, so that batches side by side are of one size. With one
+slot the batcher never waits: a free slot takes whatever is there, and busy slots let batches grow
+with the load.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from deployments.errors import DeadlinePassed, Overloaded
+from deployments.pipeline.pace import Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,46 +60,7 @@ class _Waiting(NamedTuple, Generic[Item]):
 class _Running(NamedTuple):
     items: int
     since: float
-    full_s: float  # as _Pace had it at the start
-
-
-class _Pace:
-    """How fast items leave while every slot is taken: a moving average over about a second."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._items = self._seconds = self._at = 0.0
-        self._full_s, self._full_since = 0.0, None  # type: float, float | None
-
-    @property
-    def seconds_per_item(self) -> float:
-        """0 while nothing is known."""
-        return self._seconds / self._items if self._items else 0.0
-
-    def full_s(self, now: float) -> float:
-        """For how long every slot has been taken, in all."""
-        return self._full_s + (0.0 if self._full_since is None else now - self._full_since)
-
-    def taken(self, slots: int, now: float) -> None:
-        """Note how many slots are taken from now on."""
-        full = slots == self._slots
-        if full and self._full_since is None:
-            self._full_since = now
-        elif not full and self._full_since is not None:
-            self._full_s, self._full_since = self.full_s(now), None
-
-    def ran(self, items: int, took_s: float, full_s: float, now: float) -> None:
-        """Note a batch that ended.
-
-        Args:
-            full_s: the part of `took_s` in which every slot was taken. As many batches as there
-                are slots share it.
-        """
-        if took_s > 0:
-            kept = math.exp(self._at - now)
-            self._items = kept * self._items + items * full_s / took_s
-            self._seconds = kept * self._seconds + full_s / self._slots
-            self._at = now
+    full_s: float  # as Pace had it at the start
 
 
 class Batcher(Generic[Item, Result]):
@@ -127,7 +90,7 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Result], _Waiting[Item]] = OrderedDict()
         self._waiting_count = 0
-        self._pace = _Pace(limits.max_in_flight)
+        self._pace = Pace(limits.max_in_flight)
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
