@@ -80,7 +80,7 @@ def test_a_spike_is_met_by_four_classifiers_then_one_and_nobody_waits_for_them(
     assert max(line["replicas"]["Classifier"]) == 4
     assert line["replicas"]["Classifier"][-1] == 1
     assert line["loop"].startswith("open loop")
-    assert line["faults"] == {}
+    assert set(line["faults"]) <= {"refused: 503"}
     assert line["measured"]["requests"] > 1500
     assert (tmp_path / "load.png").stat().st_size > 10_000
 

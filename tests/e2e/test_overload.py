@@ -11,6 +11,7 @@ from photos import jpeg
 from raw_client import RawClient
 from services import PROJECT, Service, wait_until
 
+from bench.load import open_loop
 from deployments.serve_config import ServeConfig
 
 # One photo at a time takes longer than a third of the deadline: of one that runs and two that
@@ -115,3 +116,17 @@ def test_a_client_that_leaves_is_in_the_request_log(small_service):
         (line,) = [line for line in lines() if own in line]
         assert '"status":499' in line
         assert '"problem":"client-left"' in line
+
+
+def test_accepted_photos_wait_for_about_as_long_as_the_limit_says(tmp_path):
+    """Three times as many come as the engine can take; without a limit, half would wait for 5 s."""
+    config = ServeConfig.read(PROJECT / "serve_config.yaml").with_user_config(
+        engine="emulated", emulated_image_s=0.01
+    )
+    config.application["args"] = {"max_wait_s": 0.5}
+    with Service(config.write(tmp_path / "config.yaml")) as service:
+        load = open_loop(service.url, {"": ([jpeg()], 300.0)}, seconds=5)[""]
+    assert load.answers
+    assert load.refusals
+    assert load.p50_s < 2
+    assert (load.improper, load.lost, load.unanswered, load.others) == (0, 0, 0, {})
