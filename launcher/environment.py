@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from deployments.settings import LISTEN_HOST, PROJECT
 from launcher.processes import RUN, free_ports, run_directory
@@ -18,10 +19,17 @@ def service_environment(port: int) -> dict[str, str]:
     """This process' environment. Variables that it lacks come from cluster.env and from here."""
     first = 20_000 + 50 * (port % 199)  # below the ports that the kernel gives to clients
     ports = (each for each in free_ports() if each != port)
+    shipped = cluster_env()
+    # HAProxy does not start unless it may open 2.5 files for each client.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    clients = int(shipped["RAY_SERVE_HAPROXY_MAXCONN"])
+    if files != resource.RLIM_INFINITY:
+        clients = min(clients, (files - 100) * 2 // 5)
     path = filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
     return (
-        cluster_env()
+        shipped
         | {
+            "RAY_SERVE_HAPROXY_MAXCONN": str(clients),
             # HAProxy listens on these ports on every interface; two services must not collide.
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(ports)),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(next(ports)),
