@@ -11,6 +11,6 @@ def give_way() -> None:
     """Let the ingress and HAProxy go first: this thread, and those that it starts from now on.
 
     Under overload they must refuse what is too much. If decoding and inference took their cores,
-    requests would wait in sockets, where nobody can tell how long they wait.
+    requests would wait in sockets, where the estimate of the wait does not see them.
     """
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
