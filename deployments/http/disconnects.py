@@ -20,8 +20,8 @@ _PERIOD_S = 0.1
 class Disconnects:
     """Asks the server, ten times a second, about every request that has an unfinished future.
 
-    Serve's own watch is a task for each request. Without it and Serve's timeout, the ingress saves
-    0.07 core-ms per photo (docs/LOG.md).
+    Serve does not see the photos that take the short cut. Its own watch would be a task for each
+    request (docs/LOG.md).
     """
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ comes through Serve, as for every other route.
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -73,11 +74,13 @@ class PhotoRoute:
         """
         upload = bodies.Upload(scope, receive, self._upload_timeout_s)
         if refusal := self._dispatcher.refusal(upload.declared_bytes):
+            began = time.monotonic()
             await self._pause()
             response = self._problems.refusal(refusal, request_id)
+            response.headers.append((b"x-request-id", request_id))
             await response.send(send)
             self._count(response.status)
-            self._request_log.refused(CLASSIFY, response.status)
+            self._request_log.refused(CLASSIFY, response.status, time.monotonic() - began)
             return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
         try:

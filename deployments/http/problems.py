@@ -74,36 +74,23 @@ class Problems:
         """The HTTP response to an error. Notes status and problem in the request's entry."""
         details = self.details(error, entry.request_id)
         entry.problem = details["type"].rpartition(":")[2]
-        entry.status = status = details["status"]
-        body = msgspec.json.encode(details)
-        headers = [(b"content-type", _MEDIA_TYPE), (b"content-length", b"%d" % len(body))]
+        entry.status = details["status"]
+        response = self._raw(details)
         for name, value in (getattr(error, "headers", None) or {}).items():
-            headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+            response.headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        return response
+
+    def refusal(self, error: errors.Overloaded, request_id: bytes) -> RawResponse:
+        """The HTTP response to a request that is refused before it is read, and has no entry."""
+        return self._raw(self.details(error, request_id.decode("latin-1")))
+
+    def _raw(self, details: dict[str, Any]) -> RawResponse:
+        status, body = details["status"], msgspec.json.encode(details)
+        headers = [(b"content-type", _MEDIA_TYPE), (b"content-length", b"%d" % len(body))]
         if status == _UNAVAILABLE:
             headers.append((b"retry-after", self._retry_after))
         if status in _BODY_UNREAD:
             headers.append((b"connection", b"close"))
-        return RawResponse(status, headers, body)
-
-    def refusal(self, error: errors.Overloaded, request_id: bytes) -> RawResponse:
-        """The response to a request that is refused before it is read; `response` for the lean.
-
-        Args:
-            request_id: fit for JSON as it is.
-        """
-        status, name = STATUSES[errors.Overloaded]
-        self._recorder.record(PROBLEMS, 1, problem=name)
-        body = (
-            b'{"type":"urn:problem-type:mlc:%s","title":"%s","status":%d,"detail":"%s",'
-            b'"request_id":"%s"}'
-            % (name.encode(), name.capitalize().encode(), status, str(error).encode(), request_id)
-        )
-        headers = [
-            (b"content-type", _MEDIA_TYPE),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", self._retry_after),
-            (b"x-request-id", request_id),
-        ]
         return RawResponse(status, headers, body)
 
     def client_left(self, entry: Entry) -> None:

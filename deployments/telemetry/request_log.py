@@ -95,12 +95,12 @@ class RequestLog:
         self.in_progress += 1
         return Entry(request_id, route)
 
-    def refused(self, route: str, status: int) -> None:
+    def refused(self, route: str, status: int, duration_s: float) -> None:
         """Record a request that was refused before it was read. It gets no line.
 
         Under overload there are thousands a second, and a line would cost as much as the refusal.
         """
-        self._recorder.record(REQUEST_DURATION, 0.0, route=route, status=str(status))
+        self._recorder.record(REQUEST_DURATION, duration_s, route=route, status=str(status))
 
     def end(self, entry: Entry) -> None:
         """Record a request that ended; `flush` writes its line."""

@@ -195,7 +195,8 @@ async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes
         assert (await client.receive())[2] == b"photo"
     counted = {"route": "/v1/classify", "status": "503"}
     assert service.recorder.values(PHOTOS_ANSWERED, **counted) == [1]
-    assert len(service.recorder.values(REQUEST_DURATION, **counted)) == 1
+    (duration_s,) = service.recorder.values(REQUEST_DURATION, **counted)
+    assert duration_s > 0
     assert service.recorder.values(PROBLEMS, problem="overloaded") == [1]
 
 

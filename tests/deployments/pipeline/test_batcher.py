@@ -440,7 +440,7 @@ async def test_what_waits_while_nothing_moves_keeps_others_from_coming():
     busy = batcher.submit("busy")
     await until(lambda: engine.batches)
     clock.now += 60
-    first = batcher.submit("first")  # nobody waits, so nothing is known
+    first = batcher.submit("first")  # the queue is empty, so it may come
     assert batcher.refusal() is None
     clock.now += 3
     assert "the wait would be about 3.0 s" in str(batcher.refusal())
