@@ -9,6 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from deployments.http import haproxy
 from deployments.http.ingress import Ingress
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
@@ -36,6 +37,12 @@ def build(args: dict[str, Any]) -> Application:
             "%s not set to 1 where the cluster was started: it serves, several times slower",
             " and ".join(missing),
         )
+    if not os.environ.get(haproxy.BINARY, "").endswith(haproxy.COMMAND):
+        logger.warning(
+            "%s does not name %s where the cluster was started: refusals under overload cost more, "
+            "and errors of HAProxy are no problem details",
+            haproxy.BINARY, haproxy.COMMAND,
+        )  # fmt: skip
     classifiers = [
         serve.deployment(name=name, request_router_config=ROUTER)(Classifier).bind(settings)
         for name in settings.classifiers

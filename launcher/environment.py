@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
+from pathlib import Path
 
+from deployments.http import haproxy
 from deployments.settings import LISTEN_HOST, PROJECT
 from launcher.processes import RUN, free_ports, run_directory
 
@@ -30,6 +33,7 @@ def service_environment(port: int) -> dict[str, str]:
         shipped
         | {
             "RAY_SERVE_HAPROXY_MAXCONN": str(clients),
+            haproxy.BINARY: str(Path(sys.executable).with_name(haproxy.COMMAND)),
             # HAProxy listens on these ports on every interface; two services must not collide.
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(ports)),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(next(ports)),

@@ -16,6 +16,7 @@ from deployments.errors import (
     UnsupportedMediaType,
     UploadTooSlow,
 )
+from deployments.http.haproxy import REFUSED
 from deployments.settings import Limits
 
 _FORM = "multipart/form-data"
@@ -31,16 +32,19 @@ class Upload:
     Attributes:
         declared_bytes: its length as the client declares it; 0 if it does not.
         media_type: as the client declares it, lower case; "" if it does not.
+        refused_before: requests that HAProxy refused since it last passed one on.
     """
 
     def __init__(self, scope: Scope, receive: Receive, timeout_s: float) -> None:
         self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
-        self.declared_bytes, self.media_type = 0, ""
+        self.declared_bytes, self.media_type, self.refused_before = 0, "", 0
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 self.declared_bytes = int(value)
             elif name == b"content-type":
                 self.media_type = value.decode("latin-1").partition(";")[0].strip().lower()
+            elif name == REFUSED and value.isdigit() and len(value) < 10:
+                self.refused_before = int(value)
 
     async def read(self, limit_bytes: int) -> bytes:
         """All of it. It is refused as soon as it is over the limit.

@@ -203,8 +203,9 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                 "title": text,
                 "status": {"type": "integer"},
                 "detail": text,
-                "request_id": text,
-            }
+                "request_id": text | {"description": "Absent if no ingress could answer."},
+            },
+            required=["type", "title", "status", "detail"],
         ),
         "Model": _object(
             {

@@ -7,13 +7,15 @@ comes through Serve, as for every other route.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from http import HTTPStatus
 from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from deployments.http import bodies
+from deployments.errors import Overloaded
+from deployments.http import bodies, haproxy
 from deployments.http.disconnects import Disconnects
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
@@ -26,8 +28,8 @@ from deployments.telemetry.request_log import Entry, RequestLog
 
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
-_PAUSE_S = 0.08
-_OK = int(HTTPStatus.OK)
+_PAUSE_S = 0.07
+_OK, _UNAVAILABLE = int(HTTPStatus.OK), int(HTTPStatus.SERVICE_UNAVAILABLE)
 _JSON = (b"content-type", b"application/json")
 
 
@@ -52,6 +54,8 @@ class PhotoRoute:
         self._dispatcher, self._problems, self._disconnects = dispatcher, problems, disconnects
         self._recorder, self._request_log = telemetry
         self._pause_began, self._pause_over = float("-inf"), asyncio.Event()
+        self._haproxy_refuses_until = float("-inf")
+        self._haproxy_refuses_below = min(settings.large_photo_bytes, haproxy.LARGEST_REFUSED_BYTES)
         self._limits, self._upload_timeout_s = settings.limits, settings.upload_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,14 +77,11 @@ class PhotoRoute:
             request_id: the response carries it.
         """
         upload = bodies.Upload(scope, receive, self._upload_timeout_s)
+        if upload.refused_before:
+            self._count(_UNAVAILABLE, upload.refused_before)
+            self._problems.refused_by_haproxy(upload.refused_before)
         if refusal := self._dispatcher.refusal(upload.declared_bytes):
-            began = time.monotonic()
-            await self._pause()
-            response = self._problems.refusal(refusal, request_id)
-            response.headers.append((b"x-request-id", request_id))
-            await response.send(send)
-            self._count(response.status)
-            self._request_log.refused(CLASSIFY, response.status, time.monotonic() - began)
+            await self._refuse(refusal, upload, request_id, send)
             return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
         try:
@@ -91,8 +92,37 @@ class PhotoRoute:
             self._count(entry.status)
             self._request_log.end(entry)
 
-    def _count(self, status: int) -> None:
-        self._recorder.record(PHOTOS_ANSWERED, 1, route=CLASSIFY, status=str(status))
+    async def _refuse(
+        self, refusal: Overloaded, upload: bodies.Upload, request_id: bytes, send: Send
+    ) -> None:
+        """Refuse a photo before it is read, at once if that has HAProxy refuse the next ones.
+
+        HAProxy does so until about a tenth of the queue has left.
+        """
+        began = time.monotonic()
+        response = self._problems.refusal(refusal, request_id)
+        if (
+            began < self._haproxy_refuses_until
+            or upload.declared_bytes >= self._haproxy_refuses_below
+        ):
+            await self._pause()
+        else:
+            wait_s = self._dispatcher.expected_wait_s(upload.declared_bytes)
+            for_s = min(wait_s / 10, _PAUSE_S)
+            self._haproxy_refuses_until = began + for_s
+            response.headers.extend(
+                (
+                    (haproxy.REFUSE_MS, b"%d" % math.ceil(1000 * for_s)),
+                    (haproxy.REFUSE_BELOW_BYTES, b"%d" % self._haproxy_refuses_below),
+                )
+            )
+        response.headers.append((b"x-request-id", request_id))
+        await response.send(send)
+        self._count(response.status)
+        self._request_log.refused(CLASSIFY, response.status, time.monotonic() - began)
+
+    def _count(self, status: int, photos: int = 1) -> None:
+        self._recorder.record(PHOTOS_ANSWERED, photos, route=CLASSIFY, status=str(status))
 
     async def _pause(self) -> None:
         """Wait before a refusal, so that clients that retry at once take no core from others.

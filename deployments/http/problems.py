@@ -93,6 +93,10 @@ class Problems:
             headers.append((b"connection", b"close"))
         return RawResponse(status, headers, body)
 
+    def refused_by_haproxy(self, requests: int) -> None:
+        """Count refusals that HAProxy has responded to."""
+        self._recorder.record(PROBLEMS, requests, problem=STATUSES[errors.Overloaded][1])
+
     def client_left(self, entry: Entry) -> None:
         """Note and count a client that left; there is no one to respond to."""
         entry.status, entry.problem = CLIENT_LEFT

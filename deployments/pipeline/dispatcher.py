@@ -81,6 +81,10 @@ class Dispatcher:
         """Why a photo of that size would be refused now; None if it would not be."""
         return self._lane(size_bytes).refusal()
 
+    def expected_wait_s(self, size_bytes: int) -> float:
+        """How long a photo of that size that came now would wait."""
+        return self._lane(size_bytes).expected_wait_s()
+
     def submit(self, data: bytes, choice: Choice, request_id: str) -> asyncio.Future[Dispatched]:
         """Queue a photo. Finish the future to take the photo back; no group takes it then.
 

@@ -44,8 +44,8 @@ class Metric:
 
 REQUEST_DURATION = Metric(
     "histogram", "mlc_request_duration_seconds",
-    "From the end of the upload to the answer; its count is the number of requests. Status 499: "
-    "the client left, or Serve gave the request up.",
+    "From the end of the upload to the answer; its count is the number of requests, without those "
+    "that HAProxy refused. Status 499: the client left, or Serve gave the request up.",
     "The latency objective; traffic on the dashboard.", ("route", "status"), _SECONDS,
 )  # fmt: skip
 PHOTOS_ANSWERED = Metric(

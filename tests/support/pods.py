@@ -125,6 +125,7 @@ def main() -> None:
         run(f"ip link {command}")
     run("ip addr add 10.9.0.1/24 dev bridge")
     env = os.environ | asked["env"] | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    env["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(Path(sys.executable).with_name("mlc-haproxy"))
 
     def worker(address: str, group: str) -> Pod:
         labels = ",".join(f"{k}={v}" for k, v in asked["groups"][group]["labels"].items())

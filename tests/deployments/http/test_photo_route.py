@@ -33,6 +33,9 @@ class Pipeline:
     def refusal(self, _size_bytes):
         return self.refused
 
+    def expected_wait_s(self, _size_bytes):
+        return 3.0
+
     def submit(self, data, _choice, _request_id):
         return asyncio.ensure_future(self._answer(data))
 
@@ -198,6 +201,32 @@ async def test_a_photo_that_would_wait_too_long_is_refused_before_its_body_comes
     (duration_s,) = service.recorder.values(REQUEST_DURATION, **counted)
     assert duration_s > 0
     assert service.recorder.values(PROBLEMS, problem="overloaded") == [1]
+
+
+async def test_a_refusal_has_haproxy_refuse_small_photos_for_a_while(service):
+    service.pipeline.refused = Overloaded("the wait would be about 3 s; try again later")
+    async with Client(service) as client:
+        client.send()
+        told = dict((await client.receive())[1])
+        # A tenth of the wait, and no longer than a refusal pauses.
+        assert (told["x-mlc-refuse-ms"], told["x-mlc-refuse-below-bytes"]) == ("70", "12288")
+
+
+async def test_a_refusal_of_a_large_photo_does_not_stop_small_ones(service):
+    service.pipeline.refused = Overloaded("the wait would be about 3 s; try again later")
+    async with Client(service) as client:
+        client.send(b"x" * 12_288)
+        assert "x-mlc-refuse-ms" not in dict((await client.receive())[1])
+
+
+@pytest.mark.parametrize(("header", "counted"), [("7", [7]), ("-7", []), ("9" * 10, [])])
+async def test_what_haproxy_refused_is_counted(service, header, counted):
+    async with Client(service) as client:
+        client.send(head=f"X-MLC-Refused: {header}\r\n")
+        assert (await client.receive())[0] == 200
+    labels = {"route": "/v1/classify", "status": "503"}
+    assert service.recorder.values(PHOTOS_ANSWERED, **labels) == counted
+    assert service.recorder.values(PROBLEMS, problem="overloaded") == counted
 
 
 async def test_requests_in_progress_are_counted_for_autoscaling(service):

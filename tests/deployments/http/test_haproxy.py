@@ -1,0 +1,224 @@
+"""Claims about HAProxy with our rules in the configuration that this version of Ray generates."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from deployments.http.haproxy import BINARY, COMMAND, LARGEST_REFUSED_BYTES, with_our_rules
+from launcher.processes import free_ports
+
+CLASSIFY = "/v1/classify"
+PHOTO = b"photo" * 100
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+PORTS = free_ports()
+
+
+def refusal(for_ms):
+    return (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 7\r\n"
+        f"x-mlc-refuse-ms: {for_ms}\r\nx-mlc-refuse-below-bytes: {LARGEST_REFUSED_BYTES}\r\n\r\n"
+    ).encode()
+
+
+class Ingress:
+    """Notes the heads of requests, and answers them with `responses`, then with OK."""
+
+    def __init__(self):
+        self.heads, self.responses, self.connections = [], [], set()
+
+    async def serve(self, reader, writer):
+        self.connections.add(asyncio.current_task())
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                if "chunked" in head:
+                    await reader.readuntil(b"0\r\n\r\n")
+                elif "content-length: " in head:
+                    await reader.readexactly(int(head.split("content-length: ")[1].split()[0]))
+                healthy = head.startswith("get /-/healthz")
+                if not healthy:
+                    self.heads.append(head)
+                response = OK if healthy or not self.responses else self.responses.pop(0)
+                writer.write(response)
+                if not response:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # HAProxy has closed the connection
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+class Proxy:
+    """HAProxy as Ray runs it on a node, in front of one ingress, or of none."""
+
+    def __init__(self, folder: Path, ingress_port: int | None):
+        self.port, self._has_ingress = next(PORTS), ingress_port is not None
+        config = HAProxyConfig(
+            socket_path=str(folder / "admin.sock"), server_state_base=str(folder),
+            server_state_file=str(folder / "state"), nbthread=1, log_target="/dev/null",
+            stats_port=next(PORTS), metrics_port=next(PORTS), metrics_enabled=False, is_head=True,
+            has_received_routes=True, has_received_servers=True,
+            http_options=HTTPOptions(host="127.0.0.1", port=self.port),
+        )  # fmt: skip
+        backends = {}
+        if ingress_port is not None:
+            servers = [ServerConfig("ingress", "127.0.0.1", ingress_port)]
+            backends["mlc"] = BackendConfig(
+                "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress", servers=servers
+            )
+        self.file = folder / "haproxy.cfg"
+        HAProxyApi(config, backends, str(self.file))._generate_config_file_internal()
+
+    async def __aenter__(self):
+        command = Path(sys.executable).with_name(COMMAND)
+        env = {BINARY: str(command)}
+        self._process = await asyncio.create_subprocess_exec(
+            command, "-db", "-f", self.file, env=env, stderr=subprocess.DEVNULL
+        )
+        self.client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=20, trust_env=False
+        )
+        try:
+            async with asyncio.timeout(20):
+                while not await self._listens():
+                    await asyncio.sleep(0.02)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_):
+        await self.client.aclose()
+        self._process.kill()
+        await self._process.wait()
+
+    async def _listens(self):
+        """Once HAProxy listens, and has found the ingress healthy if there is one."""
+        try:
+            status = (await self.client.get("/-/healthz")).status_code
+        except httpx.TransportError:
+            return False
+        return status == 200 or not self._has_ingress
+
+    async def post(self, content=PHOTO, path=CLASSIFY, **headers):
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(path, content=content, headers=named)
+
+
+@pytest.fixture
+async def ingress():
+    ingress = Ingress()
+    server = await asyncio.start_server(ingress.serve, "127.0.0.1", 0)
+    ingress.port = server.sockets[0].getsockname()[1]
+    yield ingress
+    server.close()
+    await asyncio.gather(*ingress.connections)
+
+
+@pytest.fixture
+async def proxy(tmp_path, ingress):
+    async with Proxy(tmp_path, ingress.port) as proxy:
+        yield proxy
+
+
+def assert_problem(response, status, name):
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"]
+    problem = response.json()
+    assert problem["type"] == f"urn:problem-type:mlc:{name}"
+    assert problem["status"] == status
+    return problem
+
+
+async def test_an_ingress_that_refuses_has_haproxy_refuse_the_next_photos(proxy, ingress):
+    ingress.responses = [refusal(for_ms=60_000)]
+    first = await proxy.post()
+    assert first.status_code == 503
+    assert not [name for name in first.headers if name.startswith("x-mlc")]
+    for request_id in ("r-1", "not sane"):
+        refused = await proxy.post(x_request_id=request_id)
+        problem = assert_problem(refused, 503, "overloaded")
+        assert refused.headers["retry-after"] == "7"
+        assert refused.headers["x-request-id"] == problem["request_id"]
+        assert (problem["request_id"] == request_id) == (request_id == "r-1")
+    assert len(ingress.heads) == 1
+
+
+async def test_haproxy_keeps_the_connection_of_a_photo_that_it_refuses(proxy, ingress):
+    ingress.responses = [refusal(for_ms=60_000)]
+    await proxy.post()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    for _ in range(2):
+        # Head and body in two segments.
+        writer.write(f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n".encode())
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(b"body")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 503 " in head
+        length = int(head.lower().split(b"content-length: ")[1].split()[0])
+        assert json.loads(await reader.readexactly(length))["title"] == "Overloaded"
+    writer.close()
+
+
+async def test_haproxy_passes_on_whatever_the_refusal_is_not_for(proxy, ingress):
+    async def chunks():
+        yield PHOTO
+
+    ingress.responses = [refusal(for_ms=60_000)]
+    await proxy.post()
+    large = b"x" * LARGEST_REFUSED_BYTES
+    assert (await proxy.post(large)).status_code == 200
+    assert (await proxy.post(chunks())).status_code == 200
+    assert (await proxy.post(path=f"{CLASSIFY}/batch")).status_code == 200
+    assert (await proxy.client.get("/v1/model")).status_code == 200
+
+
+async def test_the_ingress_learns_how_many_were_refused_when_photos_are_passed_on_again(
+    proxy, ingress
+):
+    ingress.responses = [refusal(for_ms=1)]
+    await proxy.post()
+    async with asyncio.timeout(20):
+        while (await proxy.post()).status_code != 200:  # within the millisecond, or not
+            pass
+    ingress.responses = [refusal(for_ms=60_000)]
+    await proxy.post()
+    for _ in range(3):
+        await proxy.post()
+    ingress.heads.clear()
+    ingress.responses = [refusal(for_ms=0)]
+    assert (await proxy.post(b"x" * LARGEST_REFUSED_BYTES)).status_code == 503
+    assert "x-mlc-refused: 3\r\n" in ingress.heads[0]
+    assert (await proxy.post(x_mlc_refused="1000000")).status_code == 200
+    assert "x-mlc-refused" not in ingress.heads[1]
+
+
+async def test_an_ingress_that_dies_while_it_answers_is_a_503(proxy, ingress):
+    ingress.responses = [b""]
+    response = await proxy.post()
+    assert_problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp_path):
+    async with Proxy(tmp_path, None) as proxy:
+        response = await proxy.post()
+        assert_problem(response, 503, "unavailable")
+        assert response.headers["retry-after"] == "1"
+
+
+def test_another_configuration_than_this_rays_is_not_served(tmp_path):
+    with pytest.raises(ValueError, match="0 times, not once"):
+        with_our_rules("defaults\n    errorfile 503 x\nfrontend another\n", tmp_path)
