@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from mlc_core.spec import ImageSize
 
+_QUOTED_CHARACTERS = 40
+
 
 class RequestError(Exception):
     """The HTTP request itself is wrong; `http.problems` names the status of each subclass."""
@@ -63,3 +65,8 @@ class WrongImageSize(ServiceError):
     def __init__(self, wanted: ImageSize) -> None:
         super().__init__(wanted)
         self.wanted = wanted
+
+
+def quote(text: str) -> str:
+    """A client's own text, short enough to be part of an error."""
+    return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…")

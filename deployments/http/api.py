@@ -145,8 +145,11 @@ class Api(Starlette):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        # Serve leaves its route_prefix in the path.
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        # Serve leaves its route_prefix in the path. A slash at the end says nothing. Starlette
+        # would redirect it, and behind TLS to the wrong scheme.
+        prefix = scope.get("root_path", "")
+        path = scope["path"].removeprefix(prefix).rstrip("/") or "/"
+        scope["path"] = prefix + path
         ids = (value for name, value in scope["headers"] if name == b"x-request-id")
         entry = scope[ENTRY] = self._request_log.begin(
             next(ids, b"").decode("latin-1"), path if path in self._paths else "other"

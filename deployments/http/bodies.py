@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive, Scope
 
 from deployments.errors import (
@@ -15,12 +12,14 @@ from deployments.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
     UploadTooSlow,
+    quote,
 )
+from deployments.http import form
 from deployments.http.haproxy import REFUSED
 from deployments.settings import Limits
 
 _FORM = "multipart/form-data"
-_MULTIPART_OVERHEAD_BYTES = 64 * 2**10  # boundaries and headers around one photo
+_FORM_OVERHEAD_BYTES = 64 * 2**10  # boundaries, headers and other fields beside one photo
 
 
 class Upload:
@@ -31,17 +30,20 @@ class Upload:
 
     Attributes:
         declared_bytes: its length as the client declares it; 0 if it does not.
-        media_type: as the client declares it, lower case; "" if it does not.
+        content_type: the header as the client sends it; empty if it does not.
+        media_type: the type in that header, lower case.
         refused_before: requests that HAProxy refused since it last passed one on.
     """
 
     def __init__(self, scope: Scope, receive: Receive, timeout_s: float) -> None:
-        self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
-        self.declared_bytes, self.media_type, self.refused_before = 0, "", 0
+        self._receive, self._timeout_s = receive, timeout_s
+        self.declared_bytes, self.content_type, self.media_type = 0, b"", ""
+        self.refused_before = 0
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 self.declared_bytes = int(value)
             elif name == b"content-type":
+                self.content_type = value
                 self.media_type = value.decode("latin-1").partition(";")[0].strip().lower()
             elif name == REFUSED and value.isdigit() and len(value) < 10:
                 self.refused_before = int(value)
@@ -95,8 +97,13 @@ async def one_photo(upload: Upload, limits: Limits) -> bytes:
         RequestError: the body has no photo or several, is over a limit, or arrives too slowly.
     """
     if upload.media_type == _FORM:
-        body = await upload.read(limits.max_photo_bytes + _MULTIPART_OVERHEAD_BYTES)
-        (photo,) = await _files(upload, body, "image", most=1)
+        body = await upload.read(limits.max_photo_bytes + _FORM_OVERHEAD_BYTES)
+        photo, *more = list(filter(None, _photos(upload, body, "image"))) or [b""]
+        if more:
+            raise RequestTooLarge(
+                "send one photo in this call; "
+                "POST /v1/classify/batch takes many, in fields 'images'"
+            )
     else:
         photo = await upload.read(limits.max_photo_bytes)
     if not photo:
@@ -116,12 +123,15 @@ async def many_photos(upload: Upload, limits: Limits) -> list[bytes | Exception]
     """
     if upload.media_type != _FORM:
         raise UnsupportedMediaType(
-            f"the body is declared as {upload.media_type or 'nothing'!r}; "
+            f"the body is declared as {quote(upload.media_type or 'nothing')}; "
             "send multipart/form-data with one field 'images' for each photo"
         )
     body = await upload.read(limits.max_request_bytes)
+    sent = _photos(upload, body, "images")
+    if len(sent) > limits.max_request_photos:
+        raise RequestTooLarge(f"send at most {limits.max_request_photos} photos in this call")
     photos: list[bytes | Exception] = []
-    for photo in await _files(upload, body, "images", most=limits.max_request_photos):
+    for photo in sent:
         if not photo:
             photos.append(MalformedRequest("the file is empty"))
         elif len(photo) > limits.max_photo_bytes:
@@ -135,39 +145,40 @@ def _too_large(limit_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")
 
 
-class _InMemory(MultiPartParser):
-    """Keeps files in memory, where the body already is."""
+def _photos(upload: Upload, body: bytes, field: str) -> list[bytes]:
+    """The photos in one field of a form, at least one; empty files are among them.
 
-    spool_max_size = 2**40
-
-
-async def _files(upload: Upload, body: bytes, field: str, most: int) -> list[bytes]:
-    """The files of one field of a multipart form, 1 to `most` of them."""
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = _InMemory(Headers(scope=upload.scope), stream(), max_files=most)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            text = f"send at most {most} photos in this call"
-            if most == 1:
-                text = "send one photo in this call; "
-                text += "POST /v1/classify/batch takes many, in fields 'images'"
-            raise RequestTooLarge(text) from error
-        raise MalformedRequest(f"the multipart form can't be read: {error.message}") from error
-    except (KeyError, UnicodeDecodeError) as error:
-        raise MalformedRequest(f"the multipart form can't be read: {error}") from error
-    try:
-        values = form.getlist(field)
-        files = [await value.read() for value in values if isinstance(value, UploadFile)]
-    finally:
-        await form.close()
-    if not files or len(files) < len(values):
+    A photo may come without a file name, since RFC 7578 asks for none. Browsers send an empty part
+    without a name for a file input that was left empty; it is no photo.
+    """
+    photos: list[bytes] = []
+    others: list[str] = []
+    for part in form.parts(body, upload.content_type):
+        if part.name != field:
+            others.append(part.name)
+            continue
+        content = part.content()
+        if part.file_name is None and content and _is_text(content):
+            raise MalformedRequest(
+                f"the form has text in the field {field!r}; {_send_a_file(field)}"
+            )
+        if content or part.file_name:
+            photos.append(content)
+    if not photos:
+        there = f", only {', '.join(map(quote, others[:5]))}" if others else ""
         raise MalformedRequest(
-            f"the form has {'text' if values else 'nothing'} in the field {field!r}; "
-            f"send a file (with curl: -F {field}=@photo.jpg)"
+            f"the form has nothing in the field {field!r}{there}; {_send_a_file(field)}"
         )
-    return files
+    return photos
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether it is text, as when a client sends a photo's name instead of the photo."""
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def _send_a_file(field: str) -> str:
+    return f"send a file (with curl: -F {field}=@photo.jpg)"

@@ -14,6 +14,7 @@ import secrets
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.http.lingering import Lingering
 from deployments.http.photo_route import CLASSIFY, PhotoRoute
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -81,4 +82,4 @@ def _sane_id(scope: Scope) -> bytes | None:
 
 def middlewares() -> list[Middleware]:
     """In the order in which Serve applies them: the last sees a request first."""
-    return [Middleware(RequestHeaders), Middleware(ShortCut)]
+    return [Middleware(RequestHeaders), Middleware(Lingering), Middleware(ShortCut)]

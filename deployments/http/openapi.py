@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deployments.http import problems
+from deployments.http.form import MAX_PARTS
 from deployments.settings import Settings
 from mlc_core.labels import MAX_TOP_K
 from mlc_core.photo import FORMATS
@@ -36,7 +37,7 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "description": "Names the colour, master category, sub-category and category of a "
             f"product photo. Formats: {', '.join(FORMATS)}; the bytes decide, not the header. "
             f"A photo has at most {limits.max_photo_bytes} bytes "
-            f"and {limits.max_photo_pixels} pixels.",
+            f"and {limits.max_photo_pixels} pixels. A form has at most {MAX_PARTS} parts.",
         },
         "paths": {
             "/v1/classify": {"post": _classify()},

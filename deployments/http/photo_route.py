@@ -19,7 +19,7 @@ from deployments.http import bodies, haproxy
 from deployments.http.disconnects import Disconnects
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
-from deployments.http.response import RawResponse
+from deployments.http.response import RawResponse, linger
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED
@@ -82,6 +82,7 @@ class PhotoRoute:
             self._problems.refused_by_haproxy(upload.refused_before)
         if refusal := self._dispatcher.refusal(upload.declared_bytes):
             await self._refuse(refusal, upload, request_id, send)
+            await linger(send)
             return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
         try:
@@ -91,6 +92,8 @@ class PhotoRoute:
         finally:
             self._count(entry.status)
             self._request_log.end(entry)
+        if entry.status != _OK:
+            await linger(send)
 
     async def _refuse(
         self, refusal: Overloaded, upload: bodies.Upload, request_id: bytes, send: Send

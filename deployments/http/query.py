@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from difflib import get_close_matches
 
 from starlette.datastructures import QueryParams
 
-from deployments.errors import MalformedRequest
+from deployments.errors import MalformedRequest, quote
 from mlc_core.labels import MAX_TOP_K, Choice
 
 _PARAMETERS = ("top_k", "min_confidence")
 _DEFAULT = Choice()
+_JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def choice_of(query_string: bytes) -> Choice:
@@ -27,16 +29,25 @@ def choice_of(query_string: bytes) -> Choice:
         if name not in _PARAMETERS:
             meant = get_close_matches(name, _PARAMETERS, n=1)
             hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_PARAMETERS)}"
-            raise MalformedRequest(f"there is no query parameter {name!r}; {hint}")
+            raise MalformedRequest(f"there is no query parameter {quote(name)}; {hint}")
         if len(query.getlist(name)) > 1:
             raise MalformedRequest(f"{name} is given more than once; send it once")
     top_k, min_confidence = query.get("top_k", "1"), query.get("min_confidence", "0")
-    if not (re.fullmatch("[0-9]{1,2}", top_k) and 1 <= int(top_k) <= MAX_TOP_K):
-        raise MalformedRequest(f"top_k is {top_k!r}; it must be a whole number, 1 to {MAX_TOP_K}")
-    try:
-        share = float(min_confidence)
-    except ValueError:
-        share = float("nan")
+    count, share = _number(top_k), _number(min_confidence)
+    if not (1 <= count <= MAX_TOP_K and count.is_integer()):
+        raise MalformedRequest(
+            f"top_k is {quote(top_k)}; it must be a whole number, 1 to {MAX_TOP_K}"
+        )
     if not 0 <= share <= 1:
-        raise MalformedRequest(f"min_confidence is {min_confidence!r}; it must be 0 to 1")
-    return Choice(int(top_k), share)
+        raise MalformedRequest(
+            f"min_confidence is {quote(min_confidence)}; it must be a number, 0 to 1"
+        )
+    return Choice(int(count), share)
+
+
+def _number(text: str) -> float:
+    """The number that JSON reads in a text, nan if it reads none.
+
+    As in JSON Schema, 5.0 and 1e1 are whole numbers.
+    """
+    return float(text) if _JSON_NUMBER.fullmatch(text) else math.nan

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from starlette.types import Send
 
+from deployments.http.lingering import closes_early, discard_rest
+
 _FIRST_LINES = {int(s): f"HTTP/1.1 {int(s)} {s.phrase}\r\n".encode("latin-1") for s in HTTPStatus}
 
 
@@ -18,7 +20,10 @@ class RawResponse(NamedTuple):
     body: bytes
 
     async def send(self, send: Send) -> None:
-        """Send it, in one write if that can be."""
+        """Send it, in one write if that can be.
+
+        If the connection closes after it while the request still arrives, `linger` must follow.
+        """
         cycle: Any = getattr(send, "__self__", None)  # uvicorn's object for this request
         if hasattr(cycle, "on_response") and not cycle.flow.write_paused:
             self._write(cycle)
@@ -42,10 +47,24 @@ class RawResponse(NamedTuple):
         if not cycle.keep_alive and (b"connection", b"close") not in self.headers:
             parts.append(b"connection: close\r\n")
         parts += (b"\r\n", self.body)
-        cycle.response_started = cycle.response_complete = True
+        cycle.response_started = True
         cycle.waiting_for_100_continue = False
         cycle.transport.write(b"".join(parts))
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+        if not closes_early(cycle):
+            _complete(cycle)
+
+
+async def linger(send: Send) -> None:
+    """Wait for the rest of a request that was answered before it arrived, then close."""
+    cycle: Any = getattr(send, "__self__", None)
+    if hasattr(cycle, "on_response") and not cycle.response_complete and not cycle.disconnected:
+        await discard_rest(cycle.receive)
+        _complete(cycle)
+
+
+def _complete(cycle: Any) -> None:
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()

@@ -100,8 +100,8 @@ async def problem(response, status):
 
 @pytest.mark.parametrize(
     "declared",
-    [None, "image/jpeg", "image/heic", "application/octet-stream", "text/plain", "no type",
-     "application/x-www-form-urlencoded"],
+    [None, "image/jpeg", "image/heic", "application/octet-stream", "binary/octet-stream", "*/*",
+     "text/plain", "no type", "application/x-www-form-urlencoded"],
 )  # fmt: skip
 async def test_a_raw_body_is_a_photo_whatever_it_is_declared_as(client, declared):
     headers = {"content-type": declared} if declared else {}
@@ -114,6 +114,83 @@ async def test_a_form_field_image_is_a_photo(client):
     assert response.json() == {"photo": "bytes"}
 
 
+JPEG = b"\xff\xd8 bytes"
+
+
+def form_of(*written):
+    """A request whose form has these parts; each is a disposition, other headers and a content."""
+    parts = [
+        b"--B\r\nContent-Disposition: form-data; "
+        + b"\r\n".join([disposition, *more, b"", content])
+        for disposition, *more, content in written
+    ]
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    return {"content": b"\r\n".join([*parts, b"--B--\r\n"]), "headers": headers}
+
+
+PHOTO = (b'name="image"; filename="p.jpg"', b"Content-Type: image/jpeg", JPEG)
+LEFT_EMPTY = (b'name="other"; filename=""', b"Content-Type: application/octet-stream", b"")
+TEXT = (b'name="note"', b"a red dress")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [PHOTO],
+        [PHOTO, LEFT_EMPTY, LEFT_EMPTY, TEXT],
+        [TEXT, TEXT, LEFT_EMPTY, PHOTO],
+        [PHOTO, (b'name="image"; filename=""', b"")],
+        [(b'name="image"', b""), PHOTO],
+        [PHOTO, (b'name="image"; filename="empty.jpg"', b"")],
+        [PHOTO, (b'name="mask"; filename="m.png"', b"Content-Type: image/png", b"another file")],
+        [(b"name=\"image\"; filename*=utf-8''Gr%C3%B6%C3%9Fe.jpg", JPEG)],
+        [(b'name="image"', b"Content-Type: image/jpeg", JPEG)],
+        [(b"name=image", JPEG)],
+        [(b'name="image"', b"Content-Type: text/plain", JPEG)],
+        [(b'name="image"', b"content-transfer-encoding: base64", b"/9ggYnl0ZXM=")],
+    ],
+)  # fmt: skip
+async def test_the_photo_of_a_form_is_found_as_clients_send_it(client, photos, parts):
+    response = await client.post("/v1/classify", **form_of(*parts))
+    assert response.status_code == 200, response.text
+    assert photos.asked == [(JPEG, (1, 0))]
+
+
+async def test_a_photo_without_a_file_name_may_be_as_large_as_any(photos):
+    client = Application(photos, Settings()).client
+    large = b"\xff\xd8".ljust(3 * 2**20, b"x")
+    response = await client.post("/v1/classify", **form_of((b'name="image"', large)))
+    assert response.status_code == 200
+    assert photos.asked[0][0] == large
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ((b'name="image"', b"tshirt.jpg"), "has text in the field 'image'; send a file (with curl"),
+        ((b'name="image"', "Größe.jpg".encode()), "text in the field 'image'"),
+        ((b'name="photo"; filename="p.jpg"', JPEG), "nothing in the field 'image', only 'photo'"),
+        ((b'name="image"; filename=""', b""), "nothing in the field 'image'; send a file"),
+        ((b'name="image"; filename="p.jpg"', b""), "there is no photo in the request"),
+        ((b'name="image"', b"Content-Transfer-Encoding: x-gzip64", JPEG), "Encoding 'x-gzip64'"),
+        ((b'name="' + b"n" * 999 + b'"', b"x"), "only 'nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn…'"),
+    ],
+)  # fmt: skip
+async def test_a_form_without_a_photo_is_refused_with_what_to_do(client, part, says):
+    details = await problem(await client.post("/v1/classify", **form_of(part)), 400)
+    assert says in details["detail"]
+
+
+async def test_a_batch_takes_its_photos_from_among_other_fields(client, photos):
+    def photo(content, name=b'; filename="p.jpg"'):
+        return (b'name="images"' + name, content)
+
+    parts = [TEXT, photo(b"a"), LEFT_EMPTY, photo(b"", b'; filename=""'), photo(b"\xff", b""), TEXT]
+    response = await client.post("/v1/classify/batch", **form_of(*parts))
+    assert response.status_code == 200
+    assert [data for data, _ in photos.asked] == [b"a", b"\xff"]
+
+
 async def test_the_query_chooses_the_labels(client, photos):
     await client.post("/v1/classify?top_k=20&min_confidence=0.5", content=b"x")
     assert photos.asked == [(b"x", (20, 0.5))]
@@ -121,12 +198,28 @@ async def test_the_query_chooses_the_labels(client, photos):
 
 @pytest.mark.parametrize(
     "query",
-    ["top_k=0", "top_k=21", "top_k=1.5", "top_k=", "top_k=²", "min_confidence=2",
-     "min_confidence=nan", "min_confidence=-0.1", "min_confidence=much"],
+    ["top_k=0", "top_k=21", "top_k=1.5", "top_k=", "top_k=²", "top_k=-1", "top_k=1e400", "top_k=05",
+     "top_k=1_0", "top_k=%2B5", "top_k=+5", "top_k=5%20", "top_k=٣", "top_k=0x10", "top_k=5.",
+     "top_k=true", "top_k=2e1_0", "top_k", "min_confidence=2", "min_confidence=nan",
+     "min_confidence=-0.1", "min_confidence=much", "min_confidence=1_0", "min_confidence=0,5",
+     "min_confidence=.5", "min_confidence=00.5", "min_confidence=Infinity", "min_confidence=5e",
+     "min_confidence=0.5%0A", "min_confidence=0.٣", "min_confidence=" + "9" * 500],
 )  # fmt: skip
 async def test_a_parameter_out_of_range_is_named(client, query):
     details = await problem(await client.post(f"/v1/classify?{query}", content=b"x"), 400)
     assert query.split("=")[0] in details["detail"]
+    assert len(details["detail"]) < 150
+
+
+@pytest.mark.parametrize(
+    ("query", "choice"),
+    [("top_k=5.0", (5, 0)), ("top_k=1e1", (10, 0)), ("top_k=200E-1", (20, 0)),
+     ("min_confidence=5e-1", (1, 0.5)), ("min_confidence=-0", (1, 0)),
+     ("min_confidence=1.0", (1, 1)), ("min_confidence=1e-999", (1, 0))],
+)  # fmt: skip
+async def test_numbers_are_numbers_as_json_has_them(client, photos, query, choice):
+    assert (await client.post(f"/v1/classify?{query}", content=b"x")).status_code == 200
+    assert photos.asked == [(b"x", choice)]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +343,28 @@ async def test_unknown_paths_and_methods_are_problems_too(client):
     response = await client.get("/v1/classify")
     await problem(response, 405)
     assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("root_path", ["", "/shop"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/classify/"),
+        ("POST", "/v1/classify/batch//"),
+        ("GET", "/healthz/"),
+        ("GET", ""),
+    ],
+)
+async def test_a_slash_at_the_end_is_no_other_path_and_redirects_nobody(
+    photos, root_path, method, path
+):
+    client = Application(photos, root_path=root_path).client
+    headers = {"x-forwarded-proto": "https"}
+    sent = (
+        {"files": {"image" if "batch" not in path else "images": b"x"}} if method == "POST" else {}
+    )
+    response = await client.request(method, root_path + path, headers=headers, **sent)
+    assert response.status_code == 200
 
 
 async def test_the_service_is_not_ready_until_its_pipeline_answers(photos):

@@ -9,10 +9,10 @@ import uvicorn
 from recording import Recording
 
 from deployments.errors import Overloaded
-from deployments.http import middleware
+from deployments.http import lingering, middleware
 from deployments.http.api import build_api
 from deployments.http.disconnects import Disconnects
-from deployments.http.middleware import RequestHeaders, ShortCut, take_photos
+from deployments.http.middleware import middlewares, take_photos
 from deployments.http.photo_route import Telemetry
 from deployments.http.response import RawResponse
 from deployments.messages import Trace
@@ -60,7 +60,9 @@ class Service:
         )
 
     async def __aenter__(self):
-        app = ShortCut(RequestHeaders(self._serve))
+        app = self._serve
+        for each in middlewares():
+            app = each.cls(app)
         config = uvicorn.Config(app, port=0, log_level="critical", http="httptools")
         self._server = uvicorn.Server(config)
         self._running = asyncio.create_task(self._server.serve())
@@ -74,9 +76,12 @@ class Service:
         await self._running
 
     async def _serve(self, scope, receive, send):
-        await receive()
-        headers = [(b"content-length", b"5")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        status, headers = 200, [(b"content-length", b"5")]
+        if scope["path"] == "/refused":
+            status, headers = 413, [*headers, (b"connection", b"close")]
+        else:
+            await receive()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"serve"})
 
 
@@ -105,8 +110,18 @@ class Client:
         text = f"{request} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n"
         self._writer.write(text.encode() + (body if whole else b""))
 
+    def start(self, request, head):
+        """Send a head alone."""
+        self._writer.write(f"{request} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+
     def send_body(self, body):
         self._writer.write(body)
+
+    async def send_slowly(self, size_bytes, piece=b"x" * 2**18):
+        """Send so many bytes, as fast as the server takes them."""
+        for _ in range(0, size_bytes, len(piece)):
+            self._writer.write(piece)
+            await self._writer.drain()
 
     async def has_ended(self):
         """Whether the server closes the connection."""
@@ -227,6 +242,60 @@ async def test_what_haproxy_refused_is_counted(service, header, counted):
     labels = {"route": "/v1/classify", "status": "503"}
     assert service.recorder.values(PHOTOS_ANSWERED, **labels) == counted
     assert service.recorder.values(PROBLEMS, problem="overloaded") == counted
+
+
+@pytest.mark.parametrize(
+    ("request_line", "head", "status"),
+    [
+        ("POST /v1/classify", "", 413),
+        ("POST /refused", "", 413),
+        ("POST /v1/classify?top_k=0", "Connection: close\r\n", 400),
+        ("POST /other", "Connection: close\r\n", 200),
+    ],
+)
+async def test_an_answer_that_leaves_before_its_upload_is_over_can_be_read_after_it(
+    service, request_line, head, status
+):
+    """By a client that reads only when it has written all."""
+    size_bytes = 24 * 2**20
+    async with Client(service) as client:
+        client.start(request_line, f"Content-Length: {size_bytes}\r\n{head}")
+        await client.send_slowly(size_bytes)
+        got, headers, body = await client.receive()
+        assert got == status
+        assert ("connection", "close") in headers
+        assert body == b"serve" or json.loads(body)["status"] == status
+        assert await client.has_ended()
+    if request_line == "POST /v1/classify":
+        assert service.recorder.values(PHOTOS_ANSWERED, status="413") == [1]
+        assert service.log.in_progress == 0
+
+
+@pytest.mark.parametrize("request_line", ["POST /v1/classify", "POST /refused"])
+async def test_an_answer_does_not_wait_for_the_rest_of_its_upload(service, request_line):
+    async with Client(service) as client:
+        client.start(request_line, "Transfer-Encoding: chunked\r\n")
+        for _ in range(44):
+            await client.send_slowly(2**18, b"40000\r\n" + b"x" * 2**18 + b"\r\n")
+        assert (await client.receive())[0] == 413
+        client.send_body(b"0\r\n\r\n")
+        assert await client.has_ended()
+
+
+@pytest.mark.parametrize("request_line", ["POST /v1/classify", "POST /refused"])
+async def test_the_rest_of_an_upload_is_read_for_so_long_and_no_longer(
+    service, monkeypatch, request_line
+):
+    monkeypatch.setattr(lingering, "_SILENCE_S", 0.05)
+    async with Client(service) as client:
+        client.start(request_line, "Content-Length: 90000000\r\n")
+        assert (await client.receive())[0] == 413
+        assert await client.has_ended()
+    monkeypatch.setattr(lingering, "_LIMIT_BYTES", 2**20)
+    async with Client(service) as client:
+        client.start(request_line, "Content-Length: 90000000\r\n")
+        with pytest.raises(OSError):  # noqa: PT011  (reset or broken pipe)
+            await client.send_slowly(90_000_000)
 
 
 async def test_requests_in_progress_are_counted_for_autoscaling(service):
