@@ -1,6 +1,8 @@
 """The HTTP contract, over real HTTP."""
 
+import http.client
 import json
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +174,36 @@ def test_what_is_wrong_is_refused_as_a_problem(client, case):
 def test_a_body_too_large_is_refused_without_a_declared_length(client):
     response = client.post(CLASSIFY, content=(b"x" * 2**16 for _ in range(161)))
     assert_problem(response, 413)
+
+
+@pytest.mark.parametrize("path", [CLASSIFY, BATCH])
+def test_a_413_is_readable_by_a_client_that_sends_everything_first(url, path):
+    host, port = url.removeprefix("http://").split(":")
+    size_bytes, piece = 80 * 2**20, b"x" * 2**20
+    head = f"POST {path} HTTP/1.1\r\nHost: mlc\r\nContent-Length: {size_bytes}\r\n"
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            client.sendall(f"{head}Content-Type: multipart/form-data; boundary=B\r\n\r\n".encode())
+            for _ in range(0, size_bytes, len(piece)):
+                client.sendall(piece)
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert response.status == 413
+            assert json.loads(response.read())["status"] == 413
+
+
+def test_cookies_of_60_kb_are_no_obstacle(client):
+    headers = {"Cookie": "; ".join(f"c{n}={'x' * 94}" for n in range(600))}
+    for response in (client.get("/v1/model", headers=headers),
+                     client.post(CLASSIFY, content=jpeg(), headers=headers)):  # fmt: skip
+        assert response.status_code == 200, response.text
+
+
+def test_a_slash_at_the_end_redirects_nobody(client):
+    for path in (CLASSIFY, BATCH):
+        files = {"image" if path == CLASSIFY else "images": jpeg()}
+        headers = {"X-Forwarded-Proto": "https"}
+        assert client.post(f"{path}/", files=files, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/model", "/openapi.json", "/no"])
