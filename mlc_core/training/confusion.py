@@ -33,10 +33,11 @@ def draw_confusion(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(rows, cmap="magma_r", vmin=0, vmax=1)
-    names = [f"{classes[at]} ({counts[at].sum()})" for at in order]
+    names = [classes[at].replace("$", r"\$") for at in order]  # $ would begin a formula
+    counted = [f"{name} ({counts[at].sum()})" for name, at in zip(names, order, strict=True)]
     font_size = 10 if len(order) < 15 else 7
-    axes.set_xticks(range(len(order)), [classes[at] for at in order], rotation=90, size=font_size)
-    axes.set_yticks(range(len(order)), names, size=font_size)
+    axes.set_xticks(range(len(order)), names, rotation=90, size=font_size)
+    axes.set_yticks(range(len(order)), counted, size=font_size)
     axes.set_xlabel("named by the model")
     axes.set_ylabel("label in the data (photos)")
     axes.set_title(title)

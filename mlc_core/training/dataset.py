@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +15,15 @@ from numpy.typing import NDArray
 from mlc_core.errors import DataSetError, PhotoFault
 from mlc_core.photo import decode
 from mlc_core.spec import COLUMNS, HEADS, ImageSize
+from mlc_core.training.files import TABLE, Read, Unreadable, opened
 from mlc_core.training.table import Row, Skips, Table
 
-TABLE = "styles.csv"
-_NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
-# A missing label in tables of the data set, pandas and databases, in lower case.
-_UNLABELLED = ("", "na", "n/a", "nan", "none", "null")
+# A missing label in tables of the data set, of pandas, of Excel and of databases, in lower case.
+_UNLABELLED = frozenset(
+    ("", "na", "n/a", "nan", "-nan", "none", "null", "<na>", "#n/a", "#n/a n/a", "#na", "\\n")
+)
+_LISTED = 40  # columns, and characters of each, in an error
 _NO_FILE_NAME = re.compile(r"\.\.?|.*[/\\\x00-\x1f].*", re.DOTALL)
-# Errors of reading a file in a directory or zip, when the file is there but broken.
-_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
 Progress = Callable[[str], None]
 
 
@@ -85,11 +81,12 @@ def read_dataset(
     Raises:
         DataSetError: there is no such data set, or no usable row in it.
     """
-    with _opened(Path(path)) as read:
+    with opened(Path(path)) as read:
         try:
             table = Table(read(TABLE))
-        except (ValueError, *_UNREADABLE) as error:
-            raise DataSetError(f"{path}: {TABLE} can't be read ({error}); restore it") from error
+        except (Unreadable, ValueError) as error:
+            advice = getattr(error, "advice", "restore it")
+            raise DataSetError(f"{path}: {TABLE} can't be read ({error}); {advice}") from error
         heads = _labelled_heads(table, heads, path, all_heads=all_heads)
         rows, skips = _labelled_rows(table, heads)
         with ThreadPoolExecutor() as pool:
@@ -130,18 +127,30 @@ def _labelled_heads(
     missing = [column for column in wanted if column not in table.columns]
     if missing:
         raise DataSetError(
-            f"{path}: {TABLE} lacks the column {', '.join(missing)}, "
-            f"it has {', '.join(table.columns)}; add it, or choose heads that have a column"
+            f"{path}: {TABLE} lacks the column {', '.join(missing)}, it has "
+            f"{_listed(table.columns)}; add it, or choose heads that have a column"
         )
     return heads
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """The names of columns, fit for one line even if the file is no table."""
+    names = [name[:_LISTED] if name[:_LISTED].isprintable() else repr(name[:_LISTED])
+             for name in columns[:_LISTED]]  # fmt: skip
+    return ", ".join(names) + (", …" if len(columns) > _LISTED else "")
 
 
 def _labelled_rows(table: Table, heads: Sequence[str]) -> tuple[list[Row], Skips]:
     rows: dict[str, Row] = {}
     skips = Skips()
+    wanted = {"id", *(COLUMNS[head] for head in heads)}
     for row in table.rows:
         unlabelled = [head for head in heads if not _label(row, head)]
-        if not row.id:
+        if row.fault:
+            skips.add(row.fault, row)
+        elif row.has_surplus and table.columns[-1] in wanted:
+            skips.add("more cells than columns", row)
+        elif not row.id:
             skips.add("no id", row)
         elif _NO_FILE_NAME.fullmatch(row.id):
             skips.add("id is no file name", row)
@@ -159,50 +168,11 @@ def _label(row: Row, head: str) -> str:
     return "" if label.lower() in _UNLABELLED else label
 
 
-def _image(read: Callable[[str], bytes], row: Row, size: ImageSize) -> NDArray[np.uint8] | str:
+def _image(read: Read, row: Row, size: ImageSize) -> NDArray[np.uint8] | str:
     """The image of a row, or the reason why there is none."""
     try:
         return decode(read(f"images/{row.id}.jpg"), size)
-    except KeyError:
-        return "no photo"
+    except Unreadable as error:
+        return error.reason
     except PhotoFault as fault:
         return type(fault).__name__
-    except _UNREADABLE:
-        return "unreadable photo"
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """Yield a function that reads a file of the data set by name; KeyError if there is none."""
-    if path.is_dir():
-        root = _root({file.relative_to(path).as_posix() for file in path.rglob(TABLE)}, path)
-
-        def read(name: str) -> bytes:
-            try:
-                return (path / root / name).read_bytes()
-            except FileNotFoundError as error:
-                raise KeyError(name) from error
-
-        yield read
-        return
-    if not path.exists():
-        raise DataSetError(f"no data set at {path}; {_NAME_ONE}")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataSetError(
-            f"{path} is neither a directory nor a zip file that can be read ({error}); {_NAME_ONE}"
-        ) from error
-    with archive:
-        # Some programs on Windows write backslashes into a zip.
-        names = {name.replace("\\", "/"): name for name in archive.namelist()}
-        inside = _root(names, path)
-        yield lambda name: archive.read(names[(inside / name).as_posix()])
-
-
-def _root(names: set[str] | Mapping[str, str], path: Path) -> PurePosixPath:
-    """The folder that holds the table, the topmost one if there are several."""
-    tables = [PurePosixPath(name) for name in names if PurePosixPath(name).name == TABLE]
-    if not tables:
-        raise DataSetError(f"{path}: no {TABLE} in it")
-    return min(tables, key=lambda table: (len(table.parts), table)).parent

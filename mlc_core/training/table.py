@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
+
+# UTF-32 first: its mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+_DELIMITERS = ",;\t"
+_RANGES = 20
 
 
 class Row(NamedTuple):
@@ -15,78 +26,147 @@ class Row(NamedTuple):
     Attributes:
         number: line of the file, from 1 for the header.
         cells: column -> value without spaces around it, "" where the row is too short.
+        has_surplus: it has more cells than there are columns. Some rows of the original table have
+            an unquoted comma in the name, the last column.
+        fault: why its cells can't be told apart; "" if they can.
     """
 
     number: int
     id: str
     cells: Mapping[str, str]
+    has_surplus: bool = False
+    fault: str = ""
 
 
 class Table:
-    """A CSV file with a header.
+    """A CSV file with a header. Cells are separated by commas, semicolons or tabs.
+
+    It may be UTF-8, UTF-16 or UTF-32. A line that is no UTF-8 is read as Windows-1252.
 
     Raises:
-        ValueError: it is not CSV.
+        ValueError: its header is not CSV.
     """
 
     def __init__(self, contents: bytes) -> None:
-        text = contents.decode("utf-8-sig", errors="replace")
-        lines = list(io.StringIO(text, newline=None))
+        lines = _lines(contents)
+        header = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
+        first = "".join(lines[header : header + 1])
+        delimiter = max(_DELIMITERS, key=first.count)
         try:
-            self.columns = [name.strip() for name in next(csv.reader(lines), [])]
-            self.rows = [
-                self._row(number, fields)
-                for number, fields in _records(lines, len(self.columns))
-                if fields
-            ][1:]
+            self.columns = [name.strip() for name in next(_reader([first], delimiter), [])]
         except csv.Error as error:
             raise ValueError(str(error)) from error
+        self.rows = [
+            self._row(number, fields, fault)
+            for number, fields, fault in _records(lines, header + 1, len(self.columns), delimiter)
+            if "".join(fields).strip() or len(fields) > 1
+        ]
 
-    def _row(self, number: int, fields: list[str]) -> Row:
-        # Some rows of the original table have an unquoted comma in the name, the last column. The
-        # fields after that comma belong to no column.
-        filled = fields + [""] * (len(self.columns) - len(fields))
-        cells = {column: filled[at].strip() for at, column in enumerate(self.columns)}
-        return Row(number, cells.get("id", ""), cells)
+    def _row(self, number: int, fields: list[str], fault: str) -> Row:
+        width = len(self.columns)
+        filled = [field.strip() for field in fields] + [""] * (width - len(fields))
+        cells = dict(zip(self.columns, filled, strict=False))
+        return Row(number, cells.get("id", ""), cells, any(filled[width:]), fault)
 
 
 class Skips:
-    """Counts of skipped rows by reason, with the first row of each as an example."""
+    """The skipped rows by reason."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, Row] = {}
+        self._rows: dict[str, list[Row]] = {}
 
     def add(self, reason: str, row: Row) -> None:
-        self._counts[reason] += 1
-        self._first.setdefault(reason, row)
+        self._rows.setdefault(reason, []).append(row)
 
     def counts(self) -> dict[str, int]:
         """Reason -> number of rows, sorted by reason."""
-        return dict(sorted(self._counts.items()))
+        return {reason: len(rows) for reason, rows in sorted(self._rows.items())}
 
     def lines(self) -> list[str]:
-        """For each reason: how many rows, and an example."""
+        """For each reason: how many rows, one as an example, and the numbers of all."""
         return [
-            f"{count} rows: {reason}, as row {row.number} with id {row.id!r}"
-            for reason, count in self.counts().items()
-            for row in [self._first[reason]]
+            f"{len(rows)} rows: {reason}, as row {rows[0].number} with id {rows[0].id!r}"
+            + (f"; rows {_numbers(rows)}" if len(rows) > 1 else "")
+            for reason, rows in sorted(self._rows.items())
         ]
 
 
-def _records(lines: list[str], width: int) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each row.
+def _numbers(rows: list[Row]) -> str:
+    """The numbers of rows, such as 2, 5–9 and 14; and how many more if there are many ranges."""
+    numbers = sorted(row.number for row in rows)
+    runs = [
+        [number for _, number in run]
+        for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0])
+    ]
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs[:_RANGES]]
+    more = sum(map(len, runs[_RANGES:]))
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
-    A quote that is never closed must not swallow the rows that follow, so a line is continued only
-    by lines that are no row by themselves.
+
+def _lines(contents: bytes) -> list[str]:
+    """The lines of a file, however they end. Each ends in a line feed."""
+    encoding = next((name for mark, name in _MARKS if contents.startswith(mark)), "")
+    if not encoding and b"\0" in contents[:2]:  # UTF-16 without a mark
+        encoding = "utf-16-be" if contents[:1] == b"\0" else "utf-16-le"
+    if encoding:
+        contents = contents.decode(encoding, "replace").encode()
+    return [f"{_text(line)}\n" for line in contents.splitlines()]
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("cp1252", "replace")
+
+
+def _reader(lines: list[str], delimiter: str, **options: Any) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, **options)
+
+
+def _records(
+    lines: list[str], at: int, width: int, delimiter: str
+) -> Iterator[tuple[int, list[str], str]]:
+    """Line number and fields of each record, and why they can't be told apart, if they can't.
+
+    A quote that is never closed must not swallow the rows that follow. So a line is continued only
+    by lines that are no row by themselves, and only if the quotes of all of them match.
     """
-    at = 0
     while at < len(lines):
         end = at + 1
         quotes = lines[at].count('"')
-        while quotes % 2 and end < len(lines) and len(next(csv.reader([lines[end]]))) < width:
+        while quotes % 2 and end < len(lines) and lines[end].count(delimiter) < width - 1:
             quotes += lines[end].count('"')
             end += 1
-        for fields in csv.reader(lines[at:end]):
-            yield at + 1, fields
+        fields = _record(lines[at:end], delimiter)
+        if fields is None:
+            end = at + 1
+            fields = _record(lines[at:end], delimiter)
+        if fields is None:
+            yield at + 1, *_mended(lines[at], width, delimiter)
+        else:
+            yield at + 1, fields, ""
         at = end
+
+
+def _record(lines: list[str], delimiter: str) -> list[str] | None:
+    """The fields of these lines; None if they are not one record whose quotes match."""
+    try:
+        records = list(_reader(lines, delimiter, strict=True))
+    except csv.Error:
+        return None
+    return records[0] if len(records) == 1 else None
+
+
+def _mended(line: str, width: int, delimiter: str) -> tuple[list[str], str]:
+    """The fields of a line whose quotes don't match, and why they can't be told apart."""
+    try:
+        fields = next(_reader([line], delimiter))
+        plain = next(_reader([line], delimiter, quoting=csv.QUOTE_NONE))
+    except csv.Error as error:
+        return line.split(delimiter)[:width], f"no CSV ({error})"
+    if len(fields) >= width:  # the stray quote is in the last cell
+        return fields, ""
+    if len(plain) == width:
+        return [field.strip().strip('"') for field in plain], ""
+    return plain, "quotes that don't match"

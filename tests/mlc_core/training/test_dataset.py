@@ -3,9 +3,12 @@
 import csv
 import shutil
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlc_core.errors import DataSetError
 from mlc_core.photo import decode
@@ -86,7 +89,7 @@ def test_broken_photos_and_unlabelled_rows_are_reported_and_skipped(damaged):
         "no id": 1,
         "no photo": 1,
     }
-    assert "skipped 2 rows: id seen before, as row 242 with id '1006'" in lines
+    assert "skipped 2 rows: id seen before, as row 242 with id '1006'; rows 242–243" in lines
     assert "skipped 1 rows: no color, as row 5 with id '1003'" in lines
     assert lines[-1] == "233 usable photos"
 
@@ -96,6 +99,27 @@ def test_a_comma_in_a_name_spoils_no_row(damaged):
     with (damaged / "styles.csv").open(encoding="utf-8") as file:
         assert file.readline().endswith("and more,still more\n")
     assert len(read_dataset(damaged, SIZE)) == 240
+
+
+def test_an_unquoted_comma_spoils_its_row_alone_where_the_last_column_is_a_label(damaged):
+    def edit(rows):
+        moved = [[row[0], row[5], *row[1:5]] for row in rows]
+        moved[3] = [moved[3][0], "Shirt", "long", *moved[3][2:]]
+        return moved
+
+    edit_rows(damaged, edit)
+    data = read_dataset(damaged, SIZE)
+    assert data.skipped == {"more cells than columns": 1}
+    assert len(data) == 239
+
+
+def test_what_is_no_table_at_all_is_refused_in_one_line(damaged):
+    for contents in (b"\x89PNG\r\n\x1a\n\0\0" + bytes(range(256)) * 900, b"<html>\n", b"", b"\0"):
+        (damaged / "styles.csv").write_bytes(contents)
+        with pytest.raises(DataSetError, match=r"lacks the column id|can't be read") as refused:
+            read_dataset(damaged, SIZE)
+        assert len(str(refused.value)) < 2000
+        assert str(refused.value).isprintable()
 
 
 def test_a_missing_column_is_named(damaged):
@@ -140,7 +164,9 @@ def test_an_id_is_any_plain_file_name(damaged):
     assert set(ids) <= set(read_dataset(damaged, SIZE).ids)
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NA", "n/a", " "])
+@pytest.mark.parametrize(
+    "word", ["nan", "NaN", "None", "NULL", "NA", "n/a", " ", "<NA>", "#N/A", "\\N"]
+)
 def test_a_word_for_a_missing_label_is_no_class(damaged, word):
     def edit(rows):
         rows[1][4] = word
@@ -162,7 +188,7 @@ def test_a_data_set_without_a_usable_row_is_refused_with_each_reason_and_an_exam
         read_dataset(damaged, SIZE)
     text = str(refused.value)
     assert "30 rows: no color, as row 2 with id '1000'" in text
-    assert "210 rows: no photo, as row 32 with id '1030'" in text
+    assert "210 rows: no photo, as row 32 with id '1030'; rows 32–241" in text
     assert "a row needs an id, a photo images/<id>.jpg, and a label of color, master" in text
 
 
@@ -228,6 +254,109 @@ def test_a_zip_with_backslashes_in_its_names_reads_as_one_with_slashes(packed, d
             other.writestr(f"fashion\\{name}".replace("/", "\\"), one.read(name))
     ids = read_dataset(tmp_path / "windows.zip", SIZE).ids
     np.testing.assert_array_equal(ids, read_dataset(drawn, SIZE).ids)
+
+
+def rename(packed, edit):
+    """The zip again, with other names and flags in it."""
+    with zipfile.ZipFile(packed) as one, zipfile.ZipFile(packed.with_name("two.zip"), "w") as other:
+        for name in one.namelist():
+            info = zipfile.ZipInfo(edit(name))
+            other.writestr(info, one.read(name))
+    return packed.with_name("two.zip")
+
+
+@pytest.mark.parametrize("root", ["", "./", "/", "fashion/", "a/b c/", "größe/", "a\\b\\"])
+def test_a_zip_may_hold_its_files_in_any_folder(packed, root):
+    assert len(read_dataset(rename(packed, lambda name: root + name), SIZE)) == 240
+
+
+@pytest.mark.parametrize("as_written", ["Größe", "Gro\u0308ße"], ids=["one character", "macOS"])
+@pytest.mark.parametrize("flagged", [True, False], ids=["UTF-8", "UTF-8 that is not declared"])
+def test_accents_in_names_are_understood(drawn, tmp_path, as_written, flagged):
+    table = (drawn / "styles.csv").read_text().replace("1000,", "Größe,", 1)
+    file_name = f"images/{as_written}.jpg"
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.writestr("styles.csv", table)
+        archive.write(drawn / "images" / "1000.jpg", file_name)
+    if not flagged:
+        contents = bytearray((tmp_path / "one.zip").read_bytes())
+        for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            at = contents.rindex(mark)
+            contents[at + flags + 1] &= ~8
+        (tmp_path / "one.zip").write_bytes(contents)
+    assert read_dataset(tmp_path / "one.zip", SIZE).ids.tolist() == ["Größe"]
+
+
+def patch(packed, name, *, flags=0, method=None):
+    """Change the flags and the compression that a zip names for a file."""
+    contents = bytearray(packed.read_bytes())
+    for mark, flags_at, name_at in ((b"PK\3\4", 6, 30), (b"PK\1\2", 8, 46)):
+        at = contents.index(mark)
+        while contents[at + name_at : at + name_at + len(name)] != name.encode():
+            at = contents.index(mark, at + 1)
+        contents[at + flags_at] |= flags
+        if method is not None:
+            contents[at + flags_at + 2] = method
+    packed.write_bytes(contents)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "says"),
+    [
+        ({"flags": 1}, "encrypted photo", r"it is encrypted\); unpack the zip"),
+        (
+            {"method": 9},
+            "photo in an unsupported compression",
+            r"compression.*not supported\); unpack",
+        ),
+        (
+            {"method": 97},
+            "photo in an unsupported compression",
+            r"compression.*not supported\); unpack",
+        ),
+        ({"method": 8}, "unreadable photo", "restore it"),
+        ({"method": 12}, "unreadable photo", "restore it"),
+        ({"method": 14}, "unreadable photo", "restore it"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_unpacked_is_told_in_one_line(packed, change, reason, says):
+    patch(packed, "images/1007.jpg", **change)
+    assert read_dataset(packed, SIZE).skipped == {reason: 1}
+    patch(packed, "styles.csv", **change)
+    with pytest.raises(DataSetError, match=rf"styles\.csv can't be read \(.*{says}"):
+        read_dataset(packed, SIZE)
+
+
+@pytest.mark.parametrize("contents", [b"", b"\xff\xd8\xff"])
+def test_an_empty_photo_is_skipped(damaged, contents):
+    (damaged / "images" / "1000.jpg").write_bytes(contents)
+    (damaged / "images" / "1001.jpg").unlink()
+    (damaged / "images" / "1001.jpg").mkdir()
+    assert sum(read_dataset(damaged, SIZE).skipped.values()) == 2
+
+
+@given(st.binary(min_size=1, max_size=8), st.integers(0))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_damage_to_a_zip_is_more_than_a_data_set_error(small, tmp_path, damage, where):
+    contents = bytearray(small)
+    at = where % len(contents)
+    contents[at : at + len(damage)] = damage
+    (tmp_path / "damaged.zip").write_bytes(contents)
+    with suppress(DataSetError):
+        read_dataset(tmp_path / "damaged.zip", SIZE, lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def small(drawn, tmp_path_factory):
+    """The bytes of a zip of two photos, each compressed in another way."""
+    path = tmp_path_factory.mktemp("small") / "small.zip"
+    lines = (drawn / "styles.csv").read_text().splitlines(keepends=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("styles.csv", "".join(lines[:3]))
+        archive.write(drawn / "images/1000.jpg", "images/1000.jpg", zipfile.ZIP_LZMA)
+        archive.write(drawn / "images/1001.jpg", "images/1001.jpg", zipfile.ZIP_BZIP2)
+    return path.read_bytes()
 
 
 def test_of_several_tables_the_topmost_counts(drawn, tmp_path):

@@ -1,0 +1,113 @@
+"""Reads the files of a data set from a directory or a zip file, as people have them."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from mlc_core.errors import DataSetError
+
+TABLE = "styles.csv"
+_NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
+_UNPACK = "unpack the zip with the program that made it, and name the directory"
+_ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of a file in a zip
+# What Python's readers of zip files and file systems raise for contents that are broken.
+_BROKEN = (
+    OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, zlib.error,
+    lzma.LZMAError, zipfile.BadZipFile,
+)  # fmt: skip
+
+Read = Callable[[str], bytes]
+
+
+class Unreadable(Exception):
+    """A file of the data set is missing or broken.
+
+    Attributes:
+        reason: why the row of such a photo is skipped; the same for all of a kind.
+        advice: what to do about it.
+    """
+
+    def __init__(self, reason: str, why: str, advice: str = "restore it") -> None:
+        super().__init__(why)
+        self.reason, self.advice = reason, advice
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Read]:
+    """Yield a function that reads a file of the data set by its name, or raises Unreadable.
+
+    Raises:
+        DataSetError: there is no data set at this path.
+    """
+    if path.is_dir():
+        root = path / _root(path, (file.relative_to(path).as_posix() for file in path.rglob(TABLE)))
+        yield lambda name: _read(root / name)
+        return
+    if not path.exists():
+        raise DataSetError(f"no data set at {path}; {_NAME_ONE}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except _BROKEN as error:
+        raise DataSetError(
+            f"{path} is neither a directory nor a zip file that can be read ({error}); {_NAME_ONE}"
+        ) from error
+    with archive:
+        files = {_name(info): info for info in archive.infolist() if not info.is_dir()}
+        inside = _root(path, files)
+        yield lambda name: _unpack(archive, files.get(_composed((inside / name).as_posix())))
+
+
+def _root(path: Path, names: Iterable[str]) -> PurePosixPath:
+    """The folder that holds the table, the topmost one if there are several."""
+    tables = [file for file in map(PurePosixPath, names) if file.name == TABLE]
+    if not tables:
+        raise DataSetError(f"{path}: no {TABLE} in it")
+    return min(tables, key=lambda table: (len(table.parts), table)).parent
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise Unreadable("no photo", f"no {file}") from error
+    except _BROKEN as error:
+        raise Unreadable("unreadable photo", str(error)) from error
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> bytes:
+    if info is None:
+        raise Unreadable("no photo", "it is not there")
+    if info.flag_bits & _ENCRYPTED:
+        raise Unreadable("encrypted photo", "it is encrypted", _UNPACK)
+    try:
+        return archive.read(info)
+    except NotImplementedError as error:
+        raise Unreadable(
+            "photo in an unsupported compression", str(error).rstrip("."), _UNPACK
+        ) from error
+    except _BROKEN as error:
+        raise Unreadable("unreadable photo", str(error)) from error
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of a file in a zip as other programs understand it.
+
+    Some on Windows write backslashes, and some elsewhere write UTF-8 without saying so.
+    """
+    name = info.filename
+    if not info.flag_bits & _UTF_8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return _composed(PurePosixPath(name.replace("\\", "/")).as_posix())
+
+
+def _composed(name: str) -> str:
+    """A name as most programs write it; macOS writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)
