@@ -1,8 +1,18 @@
-"""`python -m mlc_core` is the command `mlc`."""
+"""The command `mlc`, also as `python -m mlc_core`. Ctrl-C is quiet from the first import on."""
 
 import sys
 
-from mlc_core.cli import main
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    try:
+        from mlc_core import cli  # noqa: PLC0415  (it takes half a second)
+
+        return cli.main()
+    except KeyboardInterrupt:
+        print("mlc: interrupted", file=sys.stderr)
+        return 130  # INTERRUPTED of mlc_core.arguments, whose import may be what was interrupted
+
 
 if __name__ == "__main__":
     sys.exit(main())

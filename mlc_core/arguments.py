@@ -14,7 +14,7 @@ from mlc_core.spec import HEADS
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models/fashion/1"
 
-OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 4, 130, 141
 _EXIT_CODES = f"""exit codes:
   {OK}    done
   {FAILED}    failed; the last line on stderr says why and what to do
@@ -22,6 +22,7 @@ _EXIT_CODES = f"""exit codes:
   {SOME_FAILED}    classify: some photos could not be read or decoded, the others were
   {ALL_FAILED}    classify: no photo could be read and decoded
   {INTERRUPTED}  interrupted; the same command continues training from the last epoch
+  {READER_LEFT}  the reader of the output has left, as in mlc … | head -1
 """
 _DATA = "directory or zip with styles.csv and images/"
 
@@ -191,9 +192,9 @@ def _loss_weights(text: str) -> dict[str, float]:
         head, _, weight = part.partition("=")
         _known_head(head)
         try:
-            weights[head] = float(weight)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{part!r} is not HEAD=WEIGHT") from None
+            weights[head] = _number(0)(weight)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{part!r} is not HEAD=WEIGHT: {error}") from None
     return weights
 
 
@@ -204,7 +205,11 @@ def _known_head(head: str) -> None:
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+        if (
+            not (text.isascii() and text.isdecimal())
+            or int(text) < low
+            or (high is not None and int(text) > high)
+        ):
             upper = "" if high is None else f" to {high}"
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}{upper}")
         return int(text)

@@ -6,7 +6,9 @@ It imports the training modules only when they are needed: `mlc classify` starts
 from __future__ import annotations
 
 import argparse
+import codecs
 import glob
+import io
 import json
 import os
 import sys
@@ -28,6 +30,7 @@ from mlc_core.arguments import (
     MODEL,
     OK,
     PROJECT,
+    READER_LEFT,
     SOME_FAILED,
     parser,
 )
@@ -40,11 +43,40 @@ from mlc_core.photo import FORMATS, decode
 from mlc_core.spec import DEFAULT_IMAGE_SIZE, ImageSize
 
 _BATCH = 32
+_RAW = "mlc-raw"  # how to write what the encoding of the output lacks
 _CELL = 22  # characters of a table's column
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code.
+
+    A reader that has left, as in `mlc classify … | head -1`, ends it without a word.
+    """
+    if sys.stderr is None:  # closed; then print() would write to stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        _report("mlc: the standard output is closed; redirect it to a file or to /dev/null")
+        return FAILED
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error(_RAW, _raw)
+        sys.stdout.reconfigure(errors=_RAW)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where it can be told that the disk is full
+    except BrokenPipeError:
+        code = READER_LEFT
+    except OSError as error:
+        _report(f"mlc: {error}")
+        code = FAILED
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # so that Python's own flush at the end succeeds
+        os.dup2(nowhere, stream.fileno())
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     commands = {
         "classify": _classify,
         "train": _train,
@@ -54,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(commands).parse_args(arguments)
     try:
         return int(options.command(options))
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         _report(f"mlc: {error}; this command needs more packages: pip install -e '.[train]'")
         return FAILED
@@ -63,6 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _report("mlc: interrupted")
         return INTERRUPTED
+
+
+def _raw(error: Any) -> tuple[bytes, int]:
+    """Write what the encoding of the output lacks as UTF-8, and a file name's odd bytes as is."""
+    text = error.object[error.start : error.end]
+    return text.encode("utf-8", "surrogateescape"), error.end
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -88,7 +128,7 @@ def _classify(options: argparse.Namespace) -> int:
             continue
         classified += 1
         if options.json:
-            print(json.dumps({"photo": str(photo), **answer}, ensure_ascii=False))
+            print(json.dumps({"photo": str(photo), **answer}))  # ASCII, whatever the file name is
             continue
         for rank in range(options.top_k):
             cells = [_ranked(answer["labels"][head], rank) for head in heads]
@@ -169,7 +209,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     engine = load_engine("onnxruntime", artifact, threads=0)
     out = options.out or _run_directory(artifact.path)
     metrics = evaluate_artifact(artifact, engine.infer, options.data, out, _report)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     _print_metrics(metrics)
     print(f"wrote {out}/metrics.json and a confusion picture for each head")
     return OK

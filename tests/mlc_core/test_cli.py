@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import pytest
 from readme import printed
 from services import PROJECT, with_args
 
-from mlc_core import cli
+from mlc_core import __main__, cli
 from mlc_core.artifact import load_artifact
 from mlc_core.cli import main
 from mlc_core.spec import HEADS
@@ -345,7 +346,9 @@ def test_data_that_is_no_data_set_is_one_line_and_exit_code_1(command, contents,
         (["train", "data", "--model", "fashion"], "NAME/VERSION"),
         (["train", "data", "--model", "a/1", "--heads", "colour"], "no head"),
         (["train", "data", "--model", "a/1", "--loss-weights", "color"], "HEAD=WEIGHT"),
+        (["train", "data", "--model", "a/1", "--loss-weights", "color=nan"], "HEAD=WEIGHT"),
         (["train", "data", "--model", "a/1", "--epochs", "0"], "whole number from 1"),
+        (["train", "data", "--model", "a/1", "--epochs", "٣"], "whole number from 1"),
         (["train", "data", "--seed", "-1"], "whole number from 0 to 4294967295"),
         (["train", "data", "--learning-rate", "nan"], "number from 0"),
         (["train", "data", "--weight-decay", "-1"], "number from 0"),
@@ -381,3 +384,109 @@ def test_it_runs_as_a_module(saved, photos):
     )
     assert json.loads(done.stdout)["photo"] == str(photos[0])
     assert done.stderr == ""
+
+
+class Process:
+    """The command in a process of its own, and the pipes to it."""
+
+    def __init__(self, *arguments, prefix=(), **env):
+        command = [*prefix, sys.executable, "-m", "mlc_core", "classify"]
+        self._process = subprocess.Popen(
+            [*command, *arguments], cwd=PROJECT, env=os.environ | env,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def first_bytes(self):
+        """Read the beginning of the output, then leave, as `head` does."""
+        with self._process.stdout as output:
+            return output.read(10)
+
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self):
+        """Exit code, stdout if it was not read, and stderr."""
+        output = b"" if self._process.stdout.closed else self._process.stdout.read()
+        with self._process, self._process.stderr as errors:
+            said = errors.read().decode()
+        return self._process.returncode, output, said
+
+
+@pytest.mark.parametrize("count", [1, 3000], ids=["at the end", "in the middle"])
+def test_a_reader_that_leaves_ends_it_quietly(photos, count):
+    process = Process(*[str(photos[0])] * count, "--json")
+    if count == 1:
+        process._process.stdout.close()
+    else:
+        assert process.first_bytes() == b'{"photo": '
+    code, _, said = process.end()
+    assert (code, said) == (141, "")
+
+
+def test_a_disk_that_is_full_is_one_line(photos):
+    shell = ["sh", "-c", 'exec "$@" > /dev/full', "sh"]
+    code, _, said = Process(str(photos[0]), prefix=shell).end()
+    assert (code, said) == (1, "mlc: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("closed", "says"),
+    [(">&-", "mlc: the standard output is closed; redirect it to a file or to /dev/null\n"),
+     (">&- 2>&-", "")],
+)  # fmt: skip
+def test_without_an_output_it_says_so_and_does_nothing(photos, closed, says):
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    assert Process(str(photos[0]), prefix=shell).end() == (1, b"", says)
+
+
+def test_without_a_standard_error_reports_do_not_get_among_the_answers(photos):
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
+    code, output, _ = Process("missing.jpg", str(photos[0]), "--json", prefix=shell).end()
+    assert code == 3
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+     {"PYTHONIOENCODING": "ascii"}],
+    ids=["C", "plain C", "ASCII"],
+)  # fmt: skip
+def test_a_file_name_of_any_bytes_is_printed_as_it_is(photos, tmp_path, env):
+    names = [b"gr\xf6\xdfe.png", "größe.png".encode(), "写真.png".encode(), b"two words.png"]
+    for name in names:
+        shutil.copy(photos[0], os.fsencode(tmp_path) + b"/" + name)
+    code, output, said = Process(str(tmp_path), **env).end()
+    assert (code, said) == (0, "")
+    for name in names:
+        assert name in output
+    code, output, said = Process(str(tmp_path), "--json", **env).end()
+    assert (code, said) == (0, "")
+    named = [json.loads(line)["photo"] for line in output.decode("ascii").splitlines()]
+    assert set(map(os.fsencode, named)) == {os.fsencode(tmp_path) + b"/" + name for name in names}
+
+
+def test_an_odd_file_name_that_fails_is_reported(tmp_path):
+    name = os.fsencode(tmp_path) + b"/gr\xf6\xdfe.png"
+    with open(name, "wb") as file:  # noqa: PTH123  (a path of bytes)
+        file.write(b"no photo")
+    code, output, said = Process(str(tmp_path), "--json").end()
+    assert (code, output) == (4, b"")
+    assert "gr\\udcf6\\udcdfe.png: the bytes are not an image" in said
+
+
+def test_ctrl_c_is_quiet_while_it_works(photos):
+    process = Process(*[str(photos[0])] * 3000, "--json", prefix=["env", "--default-signal=INT"])
+    assert process._process.stdout.read(1) == b"{"
+    process.interrupt()
+    code, _, said = process.end()
+    assert (code, said) == (130, "mlc: interrupted\n")
+
+
+def test_ctrl_c_is_quiet_while_it_is_imported(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "mlc: interrupted\n"
