@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.lingering import Lingering
 from deployments.http.photo_route import CLASSIFY, PhotoRoute
+from deployments.http.unparsable import explain_unparsable_requests
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ID = b"x-request-id"
@@ -82,4 +83,5 @@ def _sane_id(scope: Scope) -> bytes | None:
 
 def middlewares() -> list[Middleware]:
     """In the order in which Serve applies them: the last sees a request first."""
+    explain_unparsable_requests()
     return [Middleware(RequestHeaders), Middleware(Lingering), Middleware(ShortCut)]

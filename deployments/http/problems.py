@@ -62,13 +62,7 @@ class Problems:
         else:
             logger.error("request %s failed", request_id, exc_info=error)
         self._recorder.record(PROBLEMS, 1, problem=name)
-        return {
-            "type": f"urn:problem-type:mlc:{name}",
-            "title": name.replace("-", " ").capitalize(),
-            "status": status,
-            "detail": detail,
-            "request_id": request_id,
-        }
+        return describe(status, name, detail, request_id)
 
     def response(self, error: Exception, entry: Entry) -> RawResponse:
         """The HTTP response to an error. Notes status and problem in the request's entry."""
@@ -101,3 +95,14 @@ class Problems:
         """Note and count a client that left; there is no one to respond to."""
         entry.status, entry.problem = CLIENT_LEFT
         self._recorder.record(PROBLEMS, 1, problem=entry.problem)
+
+
+def describe(status: int, name: str, detail: str, request_id: str) -> dict[str, Any]:
+    """Problem details."""
+    return {
+        "type": f"urn:problem-type:mlc:{name}",
+        "title": name.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }

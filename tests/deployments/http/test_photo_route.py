@@ -298,6 +298,22 @@ async def test_the_rest_of_an_upload_is_read_for_so_long_and_no_longer(
             await client.send_slowly(90_000_000)
 
 
+@pytest.mark.parametrize(
+    ("request_line", "head"),
+    [("FOO /v1/classify", ""), ("post /v1/classify", ""), ("POST /v1/classify", "X: a\x01b\r\n")],
+)
+async def test_what_is_no_http_is_a_problem_too(service, request_line, head):
+    async with Client(service) as client:
+        client.start(request_line, head)
+        status, headers, body = await client.receive()
+        assert status == 400
+        assert ("content-type", "application/problem+json") in headers
+        details = json.loads(body)
+        assert details["type"] == "urn:problem-type:mlc:malformed-request"
+        assert ids(headers) == [details["request_id"]]
+        assert await client.has_ended()
+
+
 async def test_requests_in_progress_are_counted_for_autoscaling(service):
     service.pipeline.gate.clear()
     async with Client(service) as one, Client(service) as other:
