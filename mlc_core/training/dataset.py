@@ -135,6 +135,8 @@ def _labelled_heads(
 
 def _listed(columns: Sequence[str]) -> str:
     """The names of columns, fit for one line even if the file is no table."""
+    if not columns:
+        return "none"
     names = [name[:_LISTED] if name[:_LISTED].isprintable() else repr(name[:_LISTED])
              for name in columns[:_LISTED]]  # fmt: skip
     return ", ".join(names) + (", …" if len(columns) > _LISTED else "")

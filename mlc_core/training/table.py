@@ -17,7 +17,7 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 _DELIMITERS = ",;\t"
-_RANGES = 20
+_RANGES, _SHOWN = 20, 60  # ranges of rows, and characters of an id, in a report
 
 
 class Row(NamedTuple):
@@ -85,7 +85,7 @@ class Skips:
     def lines(self) -> list[str]:
         """For each reason: how many rows, one as an example, and the numbers of all."""
         return [
-            f"{len(rows)} rows: {reason}, as row {rows[0].number} with id {rows[0].id!r}"
+            f"{len(rows)} rows: {reason}, as row {rows[0].number} with id {rows[0].id[:_SHOWN]!r}"
             + (f"; rows {_numbers(rows)}" if len(rows) > 1 else "")
             for reason, rows in sorted(self._rows.items())
         ]
