@@ -15,8 +15,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.lingering import Lingering
+from deployments.http.not_http import NoWebSockets, explain_unparsable_requests
 from deployments.http.photo_route import CLASSIFY, PhotoRoute
-from deployments.http.unparsable import explain_unparsable_requests
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ID = b"x-request-id"
@@ -84,4 +84,5 @@ def _sane_id(scope: Scope) -> bytes | None:
 def middlewares() -> list[Middleware]:
     """In the order in which Serve applies them: the last sees a request first."""
     explain_unparsable_requests()
-    return [Middleware(RequestHeaders), Middleware(Lingering), Middleware(ShortCut)]
+    ours = (RequestHeaders, NoWebSockets, Lingering, ShortCut)
+    return [Middleware(each) for each in ours]

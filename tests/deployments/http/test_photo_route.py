@@ -300,8 +300,14 @@ async def test_the_rest_of_an_upload_is_read_for_so_long_and_no_longer(
 
 @pytest.mark.parametrize(
     ("request_line", "head"),
-    [("FOO /v1/classify", ""), ("post /v1/classify", ""), ("POST /v1/classify", "X: a\x01b\r\n")],
-)
+    [
+        ("FOO /v1/classify", ""),
+        ("post /v1/classify", ""),
+        ("POST /v1/classify", "X: a\x01b\r\n"),
+        ("GET /", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+    ],
+)  # fmt: skip
 async def test_what_is_no_http_is_a_problem_too(service, request_line, head):
     async with Client(service) as client:
         client.start(request_line, head)
