@@ -14,16 +14,18 @@ from urllib.parse import unquote_to_bytes
 
 from deployments.errors import MalformedRequest, RequestTooLarge, quote
 
-MAX_PARTS = 1000
-MAX_PART_HEAD_BYTES = 16 * 2**10
+MAX_OVERHEAD_BYTES = 256 * 2**10  # a thousand parts have 150 KiB
 _CR = 0x0D
 
 _PARAMETER = re.compile(
     rb'[;\s]([^\s;="]+)\s*=\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^;]*))', re.DOTALL
 )
-_HEADER = re.compile(rb"^([^\s:]+)[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
+_DISPOSITION, _ENCODING = (
+    re.compile(rb"^%b[ \t]*:(.*(?:\n[ \t].*)*)" % name, re.MULTILINE | re.IGNORECASE)
+    for name in (rb"content-disposition", rb"content-transfer-encoding")
+)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_LINE_END = re.compile(rb"[ \t]*(\r?\n|\Z)")
+_LINE_END = re.compile(rb"[ \t]*+(\r?\n|\Z)")
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _PLAIN = (b"", b"binary", b"8bit", b"7bit")
 
@@ -76,71 +78,86 @@ def parts(body: bytes, content_type: bytes) -> Iterator[Part]:
 
     Raises:
         MalformedRequest: it is no form, or it was cut off.
-        RequestTooLarge: it has more than MAX_PARTS parts.
+        RequestTooLarge: its boundaries and headers have more than MAX_OVERHEAD_BYTES.
     """
     boundary = _parameters(content_type).get(b"boundary")
     if not boundary:
         raise MalformedRequest(
             "the Content-Type of the form has no boundary; let your HTTP library set this header"
         )
-    delimiter = b"\n--" + boundary
-    after = len(delimiter) - 1
-    if not (body.startswith(delimiter[1:]) and _ends_line(body, after)):
-        after = _next_delimiter(body, delimiter, 0)[1]
-    if after < 0:
-        raise MalformedRequest("no line of the body is the boundary that its Content-Type names")
-    first = _LINE_END.match(body, after)
-    in_crlf = first is not None and first[1] == b"\r\n"
-    count = 0
-    while line_end := _LINE_END.match(body, after):  # none after the two dashes of the last one
-        start = line_end.start(1)  # headers begin behind this line end, or a blank line does
-        end, after = _next_delimiter(body, delimiter, start)
-        if end < 0:
-            if not body[start:].strip():
-                return
+    return _Scanner(body, boundary).parts()
+
+
+class _Scanner:
+    """Goes through a form once. Its time is bounded by the limit on the overhead."""
+
+    def __init__(self, body: bytes, boundary: bytes) -> None:
+        self._body, self._delimiter = body, b"\n--" + boundary
+        self._left_bytes = MAX_OVERHEAD_BYTES
+
+    def parts(self) -> Iterator[Part]:
+        body, after = self._body, len(self._delimiter) - 1
+        if not (body.startswith(self._delimiter[1:]) and self._is_whole_line(after)):
+            after = self._next_delimiter(0)[1]
+        if after < 0:
             raise MalformedRequest(
-                "the form ends without its last boundary: it was cut off, or its client writes none"
+                "no line of the body is the boundary that its Content-Type names"
             )
-        count += 1
-        if count > MAX_PARTS:
-            raise RequestTooLarge(f"the form has more than {MAX_PARTS} parts")
-        yield _part(body, start, end - 1 if in_crlf and body[end - 1] == _CR else end)
+        first = _LINE_END.match(body, after)
+        in_crlf = first is not None and first[1] == b"\r\n"
+        while line_end := _LINE_END.match(body, after):  # there is none after two dashes
+            start = line_end.start(1)  # headers follow this line end, or a blank line does
+            end, after = self._next_delimiter(start)
+            if end < 0:
+                if not body[start:].strip():
+                    return
+                raise MalformedRequest(
+                    "the form ends without its last boundary: it was cut off, or its client "
+                    "does not write one"
+                )
+            yield self._part(start, end - 1 if in_crlf and body[end - 1] == _CR else end)
 
+    def _next_delimiter(self, start: int) -> tuple[int, int]:
+        """Start and end of the next delimiter that is a whole line; both -1 if there is none."""
+        at = self._body.find(self._delimiter, start)
+        while at >= 0:
+            after = at + len(self._delimiter)
+            self._spend(len(self._delimiter))
+            if self._is_whole_line(after):
+                return at, after
+            at = self._body.find(self._delimiter, after)
+        return -1, -1
 
-def _next_delimiter(body: bytes, delimiter: bytes, start: int) -> tuple[int, int]:
-    """Start and end of the next delimiter that is a line of its own; both -1 if there is none."""
-    at = body.find(delimiter, start)
-    while at >= 0:
-        after = at + len(delimiter)
-        if _ends_line(body, after):
-            return at, after
-        at = body.find(delimiter, after)
-    return -1, -1
+    def _is_whole_line(self, after: int) -> bool:
+        """Whether the line ends where a delimiter does, or has the two dashes of the last one."""
+        return self._body.startswith(b"--", after) or _LINE_END.match(self._body, after) is not None
 
-
-def _ends_line(body: bytes, after: int) -> bool:
-    """Whether a delimiter that ends here is one, and not the beginning of a longer line."""
-    return body.startswith(b"--", after) or _LINE_END.match(body, after) is not None
-
-
-def _part(body: bytes, start: int, end: int) -> Part:
-    """The part whose headers begin behind the line end at `start`."""
-    limit = start + MAX_PART_HEAD_BYTES
-    blank = _HEAD_END.search(body, start, min(end + 2, limit))  # the boundary may follow at once
-    if blank is None:
-        raise MalformedRequest(
-            f"a part has no blank line behind its headers, or over {MAX_PART_HEAD_BYTES} bytes of "
-            "headers"
+    def _part(self, start: int, end: int) -> Part:
+        """The part whose headers follow the line end at `start`."""
+        body = self._body
+        # The last line end of the headers may be that of the boundary.
+        blank = _HEAD_END.search(body, start, min(end + 2, start + self._left_bytes))
+        if blank is None:
+            self._spend(end - start)
+            raise MalformedRequest("a part of the form has no blank line after its headers")
+        self._spend(blank.end() - start)
+        disposition = _DISPOSITION.search(body, start, blank.start())
+        encoding = _ENCODING.search(body, start, blank.start())
+        named = _parameters(disposition[1]) if disposition else {}
+        file_name = named.get(b"filename*", named.get(b"filename"))
+        return Part(
+            _text(named.get(b"name*", named.get(b"name", b""))),
+            None if file_name is None else _text(file_name),
+            memoryview(body)[blank.end() : end],
+            encoding[1].strip().lower() if encoding else b"",
         )
-    headers = {name.lower(): value for name, value in _HEADER.findall(body, start, blank.start())}
-    named = _parameters(headers.get(b"content-disposition", b""))
-    file_name = named.get(b"filename*", named.get(b"filename"))
-    return Part(
-        _text(named.get(b"name*", named.get(b"name", b""))),
-        None if file_name is None else _text(file_name),
-        memoryview(body)[blank.end() : end],
-        headers.get(b"content-transfer-encoding", b"").strip().lower(),
-    )
+
+    def _spend(self, size_bytes: int) -> None:
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise RequestTooLarge(
+                f"the boundaries and headers of the form have more than {MAX_OVERHEAD_BYTES} bytes"
+            )
 
 
 def _parameters(header: bytes) -> dict[bytes, bytes]:

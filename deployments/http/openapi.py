@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deployments.http import problems
-from deployments.http.form import MAX_PARTS
+from deployments.http.form import MAX_OVERHEAD_BYTES
 from deployments.settings import Settings
 from mlc_core.labels import MAX_TOP_K
 from mlc_core.photo import FORMATS
@@ -37,7 +37,8 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "description": "Names the colour, master category, sub-category and category of a "
             f"product photo. Formats: {', '.join(FORMATS)}; the bytes decide, not the header. "
             f"A photo has at most {limits.max_photo_bytes} bytes "
-            f"and {limits.max_photo_pixels} pixels. A form has at most {MAX_PARTS} parts.",
+            f"and {limits.max_photo_pixels} pixels. The boundaries and "
+            f"headers of a form have at most {MAX_OVERHEAD_BYTES} bytes.",
         },
         "paths": {
             "/v1/classify": {"post": _classify()},
