@@ -9,7 +9,10 @@ def main() -> int:
         from mlc_core import cli  # noqa: PLC0415  (it takes half a second)
 
         return cli.main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        # onnxruntime turns what interrupts its import into an ImportError.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         print("mlc: interrupted", file=sys.stderr)
         return 130  # INTERRUPTED of mlc_core.arguments, whose import may be what was interrupted
 

@@ -176,6 +176,8 @@ def _artifact_path(text: str) -> Path:
     path = Path(text)
     if len(path.parts) < 2 or path.name in (".", "..") or path.parent.name in ("", ".", ".."):
         raise argparse.ArgumentTypeError(f"{text!r} is not …/NAME/VERSION, as models/fashion/1 is")
+    if not "".join(path.parts[-2:]).isprintable():  # odd bytes of a file name are not
+        raise argparse.ArgumentTypeError(f"{text!r} is no name that an answer can carry")
     return path
 
 

@@ -33,13 +33,18 @@ def draw_confusion(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(rows, cmap="magma_r", vmin=0, vmax=1)
-    names = [classes[at].replace("$", r"\$") for at in order]  # $ would begin a formula
+    names = [_plain(classes[at]) for at in order]
     counted = [f"{name} ({counts[at].sum()})" for name, at in zip(names, order, strict=True)]
     font_size = 10 if len(order) < 15 else 7
     axes.set_xticks(range(len(order)), names, rotation=90, size=font_size)
     axes.set_yticks(range(len(order)), counted, size=font_size)
     axes.set_xlabel("named by the model")
     axes.set_ylabel("label in the data (photos)")
-    axes.set_title(title)
+    axes.set_title(_plain(title))
     figure.colorbar(image, shrink=0.6, label="share of the row")
     figure.savefig(path)
+
+
+def _plain(text: str) -> str:
+    """A text for matplotlib: a $ would begin a formula, and a file name may have odd bytes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")

@@ -147,4 +147,4 @@ def _write_sums(path: Path) -> None:
 
 
 def _to_json(metrics: Mapping[str, Any]) -> str:
-    return json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(metrics, indent=1) + "\n"  # ASCII, whatever the name of the data set is

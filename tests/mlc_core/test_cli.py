@@ -344,6 +344,7 @@ def test_data_that_is_no_data_set_is_one_line_and_exit_code_1(command, contents,
         (["classify", "a.jpg", "--top-k", "0"], "1 to 20"),
         (["train"], "DATA"),
         (["train", "data", "--model", "fashion"], "NAME/VERSION"),
+        (["train", "data", "--model", "a/\udcff"], "no name that an answer can carry"),
         (["train", "data", "--model", "a/1", "--heads", "colour"], "no head"),
         (["train", "data", "--model", "a/1", "--loss-weights", "color"], "HEAD=WEIGHT"),
         (["train", "data", "--model", "a/1", "--loss-weights", "color=nan"], "HEAD=WEIGHT"),
@@ -483,8 +484,11 @@ def test_ctrl_c_is_quiet_while_it_works(photos):
     assert (code, said) == (130, "mlc: interrupted\n")
 
 
-def test_ctrl_c_is_quiet_while_it_is_imported(monkeypatch, capsys):
+@pytest.mark.parametrize("as_import_error", [False, True])
+def test_ctrl_c_is_quiet_while_something_is_imported(monkeypatch, capsys, as_import_error):
     def interrupted():
+        if as_import_error:
+            raise ImportError("initialization failed") from KeyboardInterrupt()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "main", interrupted)

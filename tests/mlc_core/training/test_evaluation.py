@@ -150,7 +150,7 @@ def test_a_confusion_picture_shows_every_class_that_occurs(tmp_path):
     truth = np.array([0, 0, 1, 3, -1])
     guess = np.array([0, 1, 1, 2, 0])
     path = tmp_path / "confusion-color.png"
-    draw_confusion(truth, guess, ("Black", "$Red$ \\frac", "White", "Yellow"), "color", path)
+    draw_confusion(truth, guess, ("Black", "$Red$ \\frac", "White", "Yellow"), "$ of \udcff", path)
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) >= 400
