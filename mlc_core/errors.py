@@ -6,6 +6,7 @@
                           UnsupportedFormat   bytes of none of the accepted formats
                           UndecodablePhoto    an accepted format, broken
                           PhotoTooLarge       more pixels than the limit
+                          PhotoTooCostly      decoding it would take too long
 
     data set ── training ──> artifact ── load ──> engine
        │                        │
@@ -34,6 +35,10 @@ class UndecodablePhoto(PhotoFault):
 
 class PhotoTooLarge(PhotoFault):
     """The photo has more pixels than the limit."""
+
+
+class PhotoTooCostly(PhotoFault):
+    """The photo is within the limits of bytes and pixels, but decoding it would take too long."""
 
 
 class ArtifactError(MlcError):

@@ -35,6 +35,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.UnsupportedFormat: (415, "unsupported-format"),
     mlc_errors.UndecodablePhoto: (422, "undecodable-photo"),
     mlc_errors.PhotoTooLarge: (422, "photo-too-large"),
+    mlc_errors.PhotoTooCostly: (422, "photo-too-costly"),
     errors.Overloaded: (503, "overloaded"),
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlinePassed: (504, "deadline-passed"),

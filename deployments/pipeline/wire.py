@@ -41,6 +41,7 @@ _ERRORS: dict[str, Callable[[str], Exception]] = {
     for kind in (
         errors.DeadlinePassed, errors.Overloaded, errors.Unavailable,
         mlc_errors.UnsupportedFormat, mlc_errors.UndecodablePhoto, mlc_errors.PhotoTooLarge,
+        mlc_errors.PhotoTooCostly,
         ValueError, RuntimeError,
     )
 }  # fmt: skip

@@ -18,7 +18,7 @@ from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import Limits, RequestLogSettings, Settings
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
-from mlc_core.errors import PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+from mlc_core.errors import PhotoTooCostly, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
 
 SETTINGS = Settings(
     limits=Limits(max_photo_bytes=1000, max_request_photos=3, max_request_bytes=5000),
@@ -290,6 +290,7 @@ async def test_an_upload_that_stalls_is_given_up(client):
         (UnsupportedFormat("no image"), 415),
         (UndecodablePhoto("truncated"), 422),
         (PhotoTooLarge("too many pixels"), 422),
+        (PhotoTooCostly("too many scans"), 422),
         (Overloaded("full"), 503),
         (Unavailable("gone"), 503),
         (DeadlinePassed("late"), 504),

@@ -58,6 +58,7 @@ def test_answers_and_errors_arrive_in_their_order():
         errors.WrongImageSize(ImageSize(96, 64)),
         mlc_errors.UnsupportedFormat("a PDF"),
         mlc_errors.PhotoTooLarge("wide"),
+        mlc_errors.PhotoTooCostly("850 scans"),
         ValueError("bad"),
     ],
     ids=lambda error: type(error).__name__,
