@@ -108,7 +108,9 @@ class Settings(_Strict):
     )
     retry_after_s: PositiveInt = Field(default=1, description="the `Retry-After` of a 503, seconds")
     large_photo_bytes: PositiveInt = Field(
-        default=64 * 2**10, description="from this size on, a photo goes to the large lane"
+        default=64 * 2**10,
+        description="from this size on, a photo goes to the large lane; so does a smaller one "
+        "whose header shows that decoding takes over 10 ms",
     )
     small_lane: LaneSettings = LaneSettings()
     large_lane: LaneSettings = LaneSettings(max_photos=8, max_waiting=128)

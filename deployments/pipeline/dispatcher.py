@@ -11,6 +11,7 @@ from typing import NamedTuple
 from deployments.errors import DeadlinePassed, Overloaded, ServiceError, Unavailable
 from deployments.messages import Answer, Deadline, GroupAnswers, Photo, PhotoGroup, Trace
 from deployments.pipeline.batcher import Batcher, BatchLimits
+from deployments.pipeline.lanes import is_large
 from deployments.settings import LaneSettings, Settings
 from deployments.telemetry.catalogue import QUEUE_LENGTH
 from deployments.telemetry.recorder import Recorder
@@ -79,7 +80,7 @@ class Dispatcher:
 
     def refusal(self, size_bytes: int) -> Overloaded | None:
         """Why a photo of that size would be refused now; None if it would not be."""
-        return self._lane(size_bytes).refusal()
+        return (self._small if size_bytes < self._large_photo_bytes else self._large).refusal()
 
     def expected_wait_s(self, size_bytes: int) -> float:
         """How long a photo of that size that came now would wait."""
@@ -94,7 +95,8 @@ class Dispatcher:
         now = time.monotonic()
         deadline = Deadline(now + self._deadline_s)
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
-        return self._lane(len(data)).submit(waiting, size_bytes=len(data))
+        lane = self._large if is_large(data, self._large_photo_bytes) else self._small
+        return lane.submit(waiting, size_bytes=len(data))
 
     async def send(self, group: PhotoGroup) -> GroupAnswers:
         """Take a group to the preprocessor at once; notes when photos got labels."""
@@ -134,9 +136,6 @@ class Dispatcher:
         """Record how many photos wait in each lane."""
         self._recorder.record(QUEUE_LENGTH, self._small.waiting, queue="small_photos")
         self._recorder.record(QUEUE_LENGTH, self._large.waiting, queue="large_photos")
-
-    def _lane(self, size_bytes: int) -> Batcher[_Waiting, Dispatched]:
-        return self._small if size_bytes < self._large_photo_bytes else self._large
 
     async def _run(self, stage: str, group: list[_Waiting]) -> Sequence[Dispatched]:
         deadline = max((waiting.deadline for waiting in group), key=lambda deadline: deadline.at)

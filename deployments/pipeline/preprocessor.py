@@ -31,6 +31,7 @@ from deployments.messages import (
 )
 from deployments.pipeline.autoscaling import GROUPS_HELD
 from deployments.pipeline.calls import Target, call, connect
+from deployments.pipeline.lanes import is_large
 from deployments.pipeline.listener import Listener
 from deployments.pipeline.merging import merge_outcomes
 from deployments.pipeline.priority import give_way
@@ -39,7 +40,7 @@ from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, STAGE_DURATION
 from deployments.telemetry.recorder import Recorder
 from mlc_core.errors import PhotoFault
-from mlc_core.photo import decode, format_of
+from mlc_core.photo import decode, decode_s, format_of
 from mlc_core.spec import ImageSize
 
 logger = logging.getLogger("ray.serve")
@@ -160,7 +161,7 @@ class Preprocessor:
         """The images of the photos in `waiting`, by their number in the group."""
         photos, deadline = progress.group
         max_pixels = self._settings.limits.max_photo_pixels
-        large = len(photos[waiting[0]].data) >= self._settings.large_photo_bytes
+        large = is_large(photos[waiting[0]].data, self._settings.large_photo_bytes)
         threads = self._large if large else self._small
         parts = [[n] for n in waiting] if large else [waiting]
         loop, began = asyncio.get_running_loop(), time.monotonic()
@@ -212,7 +213,8 @@ def _decode_all(
 ) -> list[NDArray[np.uint8] | Exception]:
     images: list[NDArray[np.uint8] | Exception] = []
     for photo in photos:
-        if deadline.left_s() <= 0:
+        # Decoding can't be stopped: what would end too late is not begun.
+        if deadline.left_s() <= decode_s(photo.data):
             images.append(DeadlinePassed("the deadline passed before decoding; try again"))
             continue
         try:

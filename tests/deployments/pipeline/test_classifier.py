@@ -11,6 +11,7 @@ import shutil
 
 import numpy as np
 import pytest
+from photos import many_scans
 from PIL import Image
 from ray.exceptions import ActorUnavailableError
 from recording import Recording
@@ -25,13 +26,20 @@ from deployments.messages import (
     PhotoGroup,
     Trace,
 )
+from deployments.pipeline import preprocessor as preprocessing
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
 from deployments.settings import PROJECT, Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, PREDICTIONS, UPDATE_STUCK
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
-from mlc_core.errors import ArtifactError, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+from mlc_core.errors import (
+    ArtifactError,
+    PhotoTooCostly,
+    PhotoTooLarge,
+    UndecodablePhoto,
+    UnsupportedFormat,
+)
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
 from mlc_core.spec import HEADS, ImageSize
@@ -226,6 +234,20 @@ async def test_a_group_past_its_deadline_is_not_decoded(classifier):
     answers, trace = await preprocessor.preprocess(group(photo(), photo(), left_s=-1))
     assert [type(answer) for answer in answers] == [DeadlinePassed] * 2
     assert "inference" not in trace.stages_s
+
+
+async def test_a_photo_that_takes_longer_than_its_deadline_is_not_decoded(classifier, monkeypatch):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    slow = photo("red")
+    monkeypatch.setattr(preprocessing, "decode_s", lambda data: 60.0 * (data == slow))
+    answers, _ = await preprocessor.preprocess(group(slow, photo("navy"), left_s=30.0))
+    assert [type(answer) for answer in answers] == [DeadlinePassed, bytes]
+
+
+async def test_a_photo_of_too_much_work_is_refused_and_spoils_no_other(classifier):
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    answers, _ = await preprocessor.preprocess(group(photo(), many_scans(850, 7000), photo()))
+    assert [type(answer) for answer in answers] == [bytes, PhotoTooCostly, bytes]
 
 
 async def test_the_pixel_limit_is_the_settings(classifier):

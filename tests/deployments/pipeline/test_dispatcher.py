@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from photos import blank_png, jpeg, many_scans, slow_photo
 from recording import Recording
 
 from deployments.errors import ClientLeft, DeadlinePassed, ServiceError, Unavailable
@@ -71,6 +72,15 @@ async def test_small_photos_never_travel_with_large_ones_nor_wait_for_them(prepr
     assert [outcome.answer for outcome in outcomes] == [
         b"answer to " + photo for photo in (SMALL, LARGE, SMALL, LARGE, LARGE)
     ]
+
+
+async def test_a_small_file_that_takes_long_to_decode_goes_with_large_photos(preprocessor):
+    preprocessor.gate.set()
+    photos = Dispatcher(preprocessor.preprocess, Settings(), Recording())
+    files = [jpeg(1, (60, 80)), slow_photo(), blank_png(2500, 2500), many_scans(30, 600)]
+    assert all(len(file) < Settings().large_photo_bytes for file in files)
+    stages = [outcome.stage for outcome in await dispatch(photos, *files)]
+    assert stages == ["small_photos_queue"] * 2 + ["large_photos_queue"] * 2
 
 
 async def test_a_photo_is_late_when_its_deadline_passes_and_its_group_carries_what_is_left(
