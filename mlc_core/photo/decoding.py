@@ -89,7 +89,8 @@ def _decode_jpeg(photo: bytes, size: ImageSize, max_pixels: int) -> NDArray[np.u
         colorspace = ""
     else:
         cost.refuse_too_large(width_px, height_px, max_pixels)
-    cost.refuse_scans(header)
+    if header.visited:
+        cost.refuse_scans(header)
     if colorspace in {"YCbCr", "Gray"}:
         pixels = _decode_with_simplejpeg(
             photo, header, (width_px, height_px), colorspace == "Gray", size
@@ -118,7 +119,7 @@ def _decode_with_simplejpeg(
         )  # fmt: skip
     except ValueError:
         return None
-    transform = color.transform_of(header.profile, "L" if grey else "RGB")
+    transform = header.profile and color.transform_of(header.profile, "L" if grey else "RGB")
     if orientation == 1 and not transform and array.shape == (size.height_px, size.width_px, 3):
         return array  # type: ignore[no-any-return]
     image = Image.fromarray(array)

@@ -21,6 +21,7 @@ _COLOR_MARKERS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 _COLOR_MARKER_BYTES = 12
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_MANY_OR_ODD = _FRAMES - {0xC0, 0xC1} | {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment
 _MARKER = re.compile(rb"\xff[^\xff]")
 # Entropy-coded data ends at a marker that is no stuffed byte, no restart and no fill byte.
@@ -67,11 +68,33 @@ def read(photo: bytes) -> Jpeg:
         first = _REMARKABLE.search(photo)
         if first and first[0] == _SOS and photo.rfind(_SOS) == first.start():
             return _PLAIN
-    return read_all(photo)
+    return _of_one_scan(photo) or read_all(photo)
+
+
+def _of_one_scan(photo: bytes) -> Jpeg | None:
+    """As read_all, in a third of the time; None for what is not a sound file with one scan."""
+    info: dict[str, bytes] = {}
+    parts: dict[int, tuple[int, bytes]] = {}
+    at, components, last = 2, 0, len(photo) - 10
+    for _ in range(_MAX_SEGMENTS):
+        if at > last or photo[at] != 0xFF:
+            return None
+        marker, end = photo[at + 1], at + 2 + (photo[at + 2] << 8 | photo[at + 3])
+        if marker == _START_OF_SCAN:
+            whole = components and photo[at + 4] == components
+            return Jpeg(info, _joined(parts), 0, 0, 1, []) if whole else None
+        if marker in _MANY_OR_ODD:
+            return None
+        if marker in {0xC0, 0xC1}:
+            components = photo[at + 9]
+        elif marker in {0xE1, 0xE2}:
+            _read_metadata(photo[at + 4 : end], marker, info, parts)
+        at = end
+    return None
 
 
 def read_all(photo: bytes) -> Jpeg:
-    """As read, whatever its size."""
+    """As read, in every detail."""
     info: dict[str, bytes] = {}
     parts: dict[int, tuple[int, bytes]] = {}
     shares: dict[int, float] = {}  # component -> its samples
