@@ -9,7 +9,7 @@ from deployments.http import problems
 from deployments.http.form import MAX_OVERHEAD_BYTES
 from deployments.settings import Settings
 from mlc_core.labels import MAX_TOP_K
-from mlc_core.photo import FORMATS
+from mlc_core.photo import FORMATS, MAX_DECODE_S
 
 _BINARY = {"type": "string", "format": "binary"}
 _PHOTO = _BINARY | {"minLength": 1}
@@ -37,7 +37,8 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "description": "Names the colour, master category, sub-category and category of a "
             f"product photo. Formats: {', '.join(FORMATS)}; the bytes decide, not the header. "
             f"A photo has at most {limits.max_photo_bytes} bytes "
-            f"and {limits.max_photo_pixels} pixels. The boundaries and "
+            f"and {limits.max_photo_pixels} pixels, and takes at most {MAX_DECODE_S:g} s of a core to "
+            "decode, less if it has few bytes. The boundaries and "
             f"headers of a form have at most {MAX_OVERHEAD_BYTES} bytes.",
         },
         "paths": {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImagePalette, TiffImagePlugin
+from PIL import Image, ImageChops, ImagePalette, TiffImagePlugin
 
 from mlc_core.errors import UndecodablePhoto
 
@@ -40,8 +40,8 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 
 # Uncompressed files go to libtiff too: Pillow's own reader takes 16-bit planes for 8-bit ones.
 TiffImagePlugin.READ_LIBTIFF = True
-# Layouts that Pillow does not list. Two samples of 16 bits are read as four of 8, and joined below;
-# libtiff hands them over in the order of this machine, whatever the file's.
+# Layouts that Pillow does not list. Two samples of 16 bits are read as four bytes, the high ones of
+# which count. libtiff hands them over in the order of the processors that serve: low ones first.
 for _order in (b"II", b"MM"):
     for _extra in (0, _ASSOCIATED, _UNASSOCIATED):
         for _photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
@@ -197,7 +197,7 @@ def to_8_bit(image: Image.Image, tiff: Tiff) -> Image.Image:
     grey = tiff.first(_PHOTOMETRIC, _WHITE_IS_ZERO) in {_WHITE_IS_ZERO, _BLACK_IS_ZERO}
     extra = tiff.first(_EXTRA, 0)
     if grey and image.mode in {"RGBA", "LA"}:
-        return _grey_and_extra(np.asarray(image), negative, extra)
+        return _grey_and_extra(image, negative, extra)
     if image.mode == "La":
         return image.convert("LA")
     if image.mode.startswith("I;16"):
@@ -209,22 +209,14 @@ def to_8_bit(image: Image.Image, tiff: Tiff) -> Image.Image:
     return image
 
 
-def _grey_and_extra(samples: NDArray[np.uint8], negative: bool, extra: int) -> Image.Image:
-    """Grey and one more sample: (height, width, 2) of 8 bits, or 4 bytes of two times 16."""
-    levels = samples
-    if samples.shape[2] == 4:
-        levels = _table(16)[np.ascontiguousarray(samples).view(np.uint16)]
+def _grey_and_extra(image: Image.Image, negative: bool, extra: int) -> Image.Image:
+    """L or LA of two samples of 8 bits (LA), or of 16 bits as four bytes (RGBA), low ones first."""
+    grey, alpha = (image.getchannel(n) for n in ((0, 1) if image.mode == "LA" else (1, 3)))
     if extra == _ASSOCIATED:
-        image = Image.merge("La", [Image.fromarray(levels[..., n]) for n in range(2)]).convert("LA")
-    else:
-        image = Image.fromarray(np.ascontiguousarray(levels), "LA")
-    if extra not in {_ASSOCIATED, _UNASSOCIATED}:
-        image = image.convert("L")
-    return (
-        image.point([*range(255, -1, -1), *range(256)][: 256 * len(image.mode)])
-        if negative
-        else image
-    )
+        grey, alpha = Image.merge("La", (grey, alpha)).convert("LA").split()
+    if negative:
+        grey = ImageChops.invert(grey)
+    return Image.merge("LA", (grey, alpha)) if extra in {_ASSOCIATED, _UNASSOCIATED} else grey
 
 
 def _table(bits: int, negative: bool = False) -> NDArray[np.uint8]:
