@@ -37,9 +37,9 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "description": "Names the colour, master category, sub-category and category of a "
             f"product photo. Formats: {', '.join(FORMATS)}; the bytes decide, not the header. "
             f"A photo has at most {limits.max_photo_bytes} bytes "
-            f"and {limits.max_photo_pixels} pixels, and takes at most {MAX_DECODE_S:g} s of a core to "
-            "decode, less if it has few bytes. The boundaries and "
-            f"headers of a form have at most {MAX_OVERHEAD_BYTES} bytes.",
+            f"and {limits.max_photo_pixels} pixels. Decoding takes at most {MAX_DECODE_S:g} s of "
+            "a core, less if it has few bytes. The boundaries and headers of a form have at most "
+            f"{MAX_OVERHEAD_BYTES} bytes.",
         },
         "paths": {
             "/v1/classify": {"post": _classify()},

@@ -135,8 +135,8 @@ def many_scans(scans: int, side_px: int) -> bytes:
     table = b"\x10" + lengths + bytes([0x00, *(n << 4 for n in range(14))])
     head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
     head += segment(0xC2, struct.pack(">BHHB", 8, side_px, side_px, 1) + bytes([1, 0x11, 0]))
-    scan = segment(0xDA, bytes([1, 1, 0, 1, 63, 0x00])) + data
-    return head + segment(0xC4, table) + scan * scans + b"\xff\xd9"
+    first, refined = (segment(0xDA, bytes([1, 1, 0, 1, 63, n])) + data for n in (0x01, 0x10))
+    return head + segment(0xC4, table) + first + refined * (scans - 1) + b"\xff\xd9"
 
 
 def profile(space: bytes = b"RGB ", gamma: float = 2.2, swapped: bool = False) -> bytes:
