@@ -2,12 +2,15 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from photos import blank_png, garment, many_scans, png, segment, tiff, with_segment
 
+from deployments.settings import PROJECT
 from mlc_core.errors import PhotoTooCostly, PhotoTooLarge
 from mlc_core.photo import MAX_DECODE_S, cost, decode, decode_s, decoding, jpeg
 from mlc_core.spec import ImageSize
@@ -161,3 +164,25 @@ def test_a_thumbnail_of_many_scans_is_no_work():
     photo = as_file(garment())
     inner = many_scans(100, 600)
     assert decode_s(with_segment(photo, 0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0" + inner)) == 0
+
+
+_PEAK = """
+import resource, sys
+from mlc_core.photo import decode
+from mlc_core.spec import ImageSize
+photo = sys.stdin.buffer.read()
+decode(open(sys.argv[1], "rb").read(), ImageSize(80, 60))  # all is imported
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode(photo, ImageSize(80, 60))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_decoding_takes_at_most_14_bytes_a_pixel(tmp_path):
+    side_px, mode = 1500, "LA"  # the most of all that Pillow writes
+    large = garment(15, (100, 100)).resize((side_px, side_px)).convert(mode)
+    (tmp_path / "small.png").write_bytes(as_file(garment().convert(mode), "PNG"))
+    command = [sys.executable, "-c", _PEAK, str(tmp_path / "small.png")]
+    photo = as_file(large, "PNG", compress_level=1)
+    ran = subprocess.run(command, input=photo, capture_output=True, check=True, cwd=PROJECT)
+    assert int(ran.stdout) < 14 * side_px**2 + 5 * 2**20
