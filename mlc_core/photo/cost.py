@@ -19,7 +19,7 @@ MAX_DECODE_S = 2.0
 # are made to keep a decoder busy: 20 of them in a second must leave the cores to others. Blank
 # pictures of 50 megapixels are within it: an RGB PNG takes 0.34 s for 150 KB, a progressive JPEG
 # 0.43 s for 300 KB.
-_FREE_S, _FREE_BYTES, _S_PER_BYTE = 0.06, 20_000, 4e-6
+_FREE_S, _FREE_BYTES, _S_PER_BYTE = 0.03, 12_000, 4e-6
 
 # Nanoseconds per pixel of blank pictures; what is in a picture costs bytes.
 _PNG_NS = {0: 4, 2: 7, 3: 4, 4: 12, 6: 13}  # by colour type
