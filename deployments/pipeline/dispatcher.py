@@ -69,6 +69,7 @@ class Dispatcher:
                 limits.max_in_flight,
                 limits.max_waiting,
                 settings.max_wait_s,
+                limits.max_waiting_bytes,
             )
             return Batcher(
                 partial(self._run, f"{queue}_queue"), bounds, recorder.batch_observer(queue)
@@ -80,7 +81,7 @@ class Dispatcher:
 
     def refusal(self, size_bytes: int) -> Overloaded | None:
         """Why a photo of that size would be refused now; None if it would not be."""
-        return (self._small if size_bytes < self._large_photo_bytes else self._large).refusal()
+        return self._lane(size_bytes).refusal()
 
     def expected_wait_s(self, size_bytes: int) -> float:
         """How long a photo of that size that came now would wait."""
@@ -97,6 +98,10 @@ class Dispatcher:
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
         lane = self._large if is_large(data, self._large_photo_bytes) else self._small
         return lane.submit(waiting, size_bytes=len(data))
+
+    def _lane(self, size_bytes: int) -> Batcher[_Waiting, Dispatched]:
+        """The lane of a photo of which no more is known."""
+        return self._small if size_bytes < self._large_photo_bytes else self._large
 
     async def send(self, group: PhotoGroup) -> GroupAnswers:
         """Take a group to the preprocessor at once; notes when photos got labels."""

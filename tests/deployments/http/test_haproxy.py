@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
@@ -77,14 +79,34 @@ class Proxy:
                 "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress", servers=servers
             )
         self.file = folder / "haproxy.cfg"
-        HAProxyApi(config, backends, str(self.file))._generate_config_file_internal()
+        self._api = HAProxyApi(config, backends, str(self.file))
+        self._api._generate_config_file_internal()
+
+    def forget_ingresses(self):
+        """Generate the configuration as if no replica were known."""
+        self._api.set_backend_configs({})
+        self._api._generate_config_file_internal()
+
+    @property
+    def running(self):
+        """The HAProxy processes with this configuration."""
+        return [
+            each
+            for each in psutil.process_iter(["cmdline"])
+            if (line := each.info["cmdline"]) and str(self.file) in line
+            and line[0].endswith("/haproxy")
+        ]  # fmt: skip
+
+    async def start(self, *options):
+        """Start it as Ray does. It gets the options of a reload."""
+        command = Path(sys.executable).with_name(COMMAND)
+        env = os.environ | {BINARY: str(command)}
+        self._process = await asyncio.create_subprocess_exec(
+            command, "-db", "-f", self.file, *options, env=env, stderr=subprocess.DEVNULL
+        )
 
     async def __aenter__(self):
-        command = Path(sys.executable).with_name(COMMAND)
-        env = {BINARY: str(command)}
-        self._process = await asyncio.create_subprocess_exec(
-            command, "-db", "-f", self.file, env=env, stderr=subprocess.DEVNULL
-        )
+        await self.start()
         self.client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}", timeout=20, trust_env=False
         )
@@ -99,7 +121,9 @@ class Proxy:
 
     async def __aexit__(self, *_):
         await self.client.aclose()
-        self._process.kill()
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.file) in (process.info["cmdline"] or ()):
+                process.kill()
         await self._process.wait()
 
     async def _listens(self):
@@ -206,10 +230,65 @@ async def test_the_ingress_learns_how_many_were_refused_when_photos_are_passed_o
 
 
 async def test_an_ingress_that_dies_while_it_answers_is_a_503(proxy, ingress):
-    ingress.responses = [b""]
+    ingress.responses = [b""] * 10
     response = await proxy.post()
     assert_problem(response, 503, "unavailable")
     assert response.headers["retry-after"] == "1"
+
+
+async def test_what_a_lost_ingress_had_not_answered_goes_to_another_one(proxy, ingress):
+    assert (await proxy.post()).status_code == 200  # the connection is kept
+    ingress.responses = [b""]
+    assert (await proxy.post()).status_code == 200
+
+
+async def until(holds):
+    async with asyncio.timeout(20):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_haproxy_that_is_killed_starts_again_and_can_be_reloaded(proxy):
+    for _ in range(2):
+        (killed,) = proxy.running
+        killed.kill()
+
+        async def is_back(killed=killed):
+            return killed not in proxy.running and await proxy._listens()
+
+        await until(is_back)
+    await proxy.start("-sf", str(killed.pid))  # Serve does not know the one that started again
+    pid = proxy._process.pid
+
+    async def is_alone():
+        assert (await proxy.post()).status_code == 200  # so that no connection is idle
+        return [each.pid for each in proxy.running] == [pid]
+
+    await until(is_alone)
+    assert (await proxy.post()).status_code == 200
+
+
+async def test_a_haproxy_that_serve_replaces_stays_away(proxy):
+    (first,) = proxy.running
+    await proxy.start("-sf", str(first.pid))
+    pid = proxy._process.pid
+
+    async def is_alone():
+        assert (await proxy.post()).status_code == 200
+        return [each.pid for each in proxy.running] == [pid]
+
+    await until(is_alone)
+    await asyncio.sleep(0.3)  # the first one's watcher decides within 0.1 s
+    assert [each.pid for each in proxy.running] == [pid]
+    assert (await proxy.post()).status_code == 200
+
+
+async def test_the_last_ingresses_are_kept_while_serve_knows_none(proxy):
+    proxy.forget_ingresses()
+    (first,) = proxy.running
+    await proxy.start("-sf", str(first.pid))
+    await until(proxy._listens)
+    assert (await proxy.post()).status_code == 200
 
 
 async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp_path):

@@ -224,13 +224,13 @@ async def test_a_refusal_has_haproxy_refuse_small_photos_for_a_while(service):
         client.send()
         told = dict((await client.receive())[1])
         # A tenth of the wait, and no longer than a refusal pauses.
-        assert (told["x-mlc-refuse-ms"], told["x-mlc-refuse-below-bytes"]) == ("70", "12288")
+        assert (told["x-mlc-refuse-ms"], told["x-mlc-refuse-below-bytes"]) == ("70", "49152")
 
 
 async def test_a_refusal_of_a_large_photo_does_not_stop_small_ones(service):
     service.pipeline.refused = Overloaded("the wait would be about 3 s; try again later")
     async with Client(service) as client:
-        client.send(b"x" * 12_288)
+        client.send(b"x" * 49_152)
         assert "x-mlc-refuse-ms" not in dict((await client.receive())[1])
 
 
