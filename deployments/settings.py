@@ -59,8 +59,11 @@ class LaneSettings(_Strict):
         "first took, when the first is back, or after 0.1 s",
     )
     max_waiting: PositiveInt = Field(
-        default=2048,
+        default=8192,
         description="photos that may wait, for memory; the ingress refuses one more with 503",
+    )
+    max_waiting_bytes: PositiveInt = Field(
+        default=128 * 2**20, description="bytes of the photos that may wait, likewise"
     )
 
 
@@ -113,7 +116,9 @@ class Settings(_Strict):
         "whose header shows that decoding takes over 10 ms",
     )
     small_lane: LaneSettings = LaneSettings()
-    large_lane: LaneSettings = LaneSettings(max_photos=8, max_waiting=128)
+    large_lane: LaneSettings = LaneSettings(
+        max_photos=8, max_waiting=1024, max_waiting_bytes=256 * 2**20
+    )
     batching: BatchingSettings = BatchingSettings()
     classifiers: list[str] = Field(
         default=["Classifier"],

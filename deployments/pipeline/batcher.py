@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 _RESULTS_PER_ITERATION = 4
 # A batch that has run for longer than this no longer holds back a smaller one beside it.
 _PATIENCE_S = 0.1
+# After an outage, items may wait for as long as it was, and for 0.2 s less with each second. A
+# service that is used to 80% catches up that fast.
+_CATCH_UP = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class BatchLimits:
         max_in_flight: batches that run at the same time.
         max_waiting: items that may wait; one more is refused.
         max_wait_s: seconds that an item may have to wait, as far as can be told when it comes.
+            While nothing moves, and until what has gathered meanwhile is gone, items may wait
+            longer.
+        max_waiting_bytes: bytes of the items that may wait; one more is refused.
     """
 
     max_items: int
@@ -47,6 +53,7 @@ class BatchLimits:
     max_in_flight: int
     max_waiting: int
     max_wait_s: float = float("inf")
+    max_waiting_bytes: float = float("inf")
 
 
 class _Waiting(NamedTuple, Generic[Item]):
@@ -89,8 +96,9 @@ class Batcher(Generic[Item, Result]):
         self._observe = observe
         self._clock = clock
         self._waiting: OrderedDict[asyncio.Future[Result], _Waiting[Item]] = OrderedDict()
-        self._waiting_count = 0
+        self._waiting_count = self._waiting_bytes = 0
         self._pace = Pace(limits.max_in_flight)
+        self._stall_s, self._stall_ended = 0.0, float("-inf")
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
@@ -115,10 +123,11 @@ class Batcher(Generic[Item, Result]):
         if not self._waiting:
             return None
         waiting = self._waiting_count
-        if waiting >= self._limits.max_waiting:
+        limits = self._limits
+        if waiting >= limits.max_waiting or self._waiting_bytes >= limits.max_waiting_bytes:
             return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
         wait_s = self.expected_wait_s()
-        if wait_s > self._limits.max_wait_s:
+        if wait_s > self._most_wait_s():
             return Overloaded(f"the wait would be about {wait_s:.1f} s; try again later")
         return None
 
@@ -133,6 +142,16 @@ class Batcher(Generic[Item, Result]):
         oldest = next(iter(self._waiting.values()))
         expected_s = self._waiting_count * self._pace.seconds_per_item
         return max(expected_s, self._clock() - oldest.since)
+
+    def _most_wait_s(self) -> float:
+        """How long an item that comes now may have to wait.
+
+        A queue that stands still is an outage, not an overload: items wait for its end.
+        """
+        now, max_wait_s = self._clock(), self._limits.max_wait_s
+        if self._pace.is_stalled(now, max_wait_s):
+            return float("inf")
+        return max(max_wait_s, self._stall_s - _CATCH_UP * (now - self._stall_ended))
 
     def submit(
         self,
@@ -160,6 +179,7 @@ class Batcher(Generic[Item, Result]):
             return future
         self._waiting[future] = _Waiting(item, count, size_bytes, deadline, self._clock())
         self._waiting_count += count
+        self._waiting_bytes += size_bytes
         future.add_done_callback(self._forget)
         if self._wake_up is None and self._may_start():
             # At the end of this loop iteration, so that items that arrive together go together.
@@ -171,6 +191,7 @@ class Batcher(Generic[Item, Result]):
     def _forget(self, future: asyncio.Future[Result]) -> None:
         if (taken_back := self._waiting.pop(future, None)) is not None:
             self._waiting_count -= taken_back.items
+            self._waiting_bytes -= taken_back.size_bytes
 
     def _may_start(self) -> bool:
         """Whether a slot is free and enough items wait; see the header.
@@ -219,6 +240,7 @@ class Batcher(Generic[Item, Result]):
                 break
             del queue[future]
             self._waiting_count -= first.items
+            self._waiting_bytes -= first.size_bytes
             if future.done():  # taken back in this very loop iteration
                 continue
             if expired:
@@ -234,8 +256,14 @@ class Batcher(Generic[Item, Result]):
 
     def _end(self, running: _Running) -> None:
         now = self._clock()
-        full_s = self._pace.full_s(now) - running.full_s
-        self._pace.ran(running.items, now - running.since, full_s, now)
+        if self._pace.is_stalled(now, self._limits.max_wait_s):
+            self._stall_ended = now
+            self._stall_s = max(now - running.since, self.expected_wait_s())
+        if running.since >= self._stall_ended:  # an outage says nothing of the pace
+            full_s = self._pace.full_s(now) - running.full_s
+            self._pace.ran(running.items, now - running.since, full_s, now)
+        else:
+            self._pace.moved(now - running.since, now)
         self._in_flight.remove(running)
         self._pace.taken(len(self._in_flight), now)
 

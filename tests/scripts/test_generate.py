@@ -16,4 +16,4 @@ def test_the_page_of_settings_has_every_key():
     page = generated()[PROJECT / "docs/settings.md"]
     for name in (*Settings.model_fields, *ClassifierConfig.model_fields):
         assert f"`{name}" in page
-    assert "| `large_lane.max_waiting` | `128` |" in page
+    assert "| `large_lane.max_waiting` | `1024` |" in page

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -433,20 +434,93 @@ async def test_an_item_that_would_wait_too_long_is_refused_and_the_others_wait_a
     assert late[-1] < 2.5
 
 
-async def test_what_waits_while_nothing_moves_keeps_others_from_coming():
+class TimedEngine:
+    """Takes a fixed time for each item, on a clock that `offer` moves; an outage stops it."""
+
+    def __init__(self, clock, s_per_item, outage=(math.inf, math.inf)):
+        self.clock, self.s_per_item, self.outage = clock, s_per_item, outage
+        self.free_at = clock.now
+
+    async def run(self, items):
+        # Batches side by side share it.
+        self.free_at = max(self.free_at, self.clock.now) + self.s_per_item * len(items)
+        ends = self.free_at
+        while self.clock.now < ends or self.outage[0] <= self.clock.now < self.outage[1]:
+            await asyncio.sleep(0)
+        return items
+
+
+async def offer(batcher, clock, per_s, seconds):
+    """Items at a steady rate. Returns those that were taken, and when others were refused."""
+    taken, refused_at = [], []
+    for _ in range(round(100 * seconds)):
+        for n in range(per_s // 100):
+            future = batcher.submit(n)
+            if future.done():
+                assert isinstance(future.exception(), Overloaded)
+                refused_at.append(clock.now)
+            else:
+                taken.append(future)
+        clock.now += 0.01
+        for _ in range(10):  # what has ended makes room
+            await asyncio.sleep(0)
+    return taken, refused_at
+
+
+async def drain(taken, clock):
+    while not all(future.done() for future in taken):
+        clock.now += 0.01
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_what_comes_in_an_outage_waits_for_its_end(slots):
+    clock = Clock()
+    engine = TimedEngine(clock, 0.001, (clock.now + 2, clock.now + 6))
+    limits = BatchLimits(10, 10**9, slots, 10**6, max_wait_s=0.5)
+    batcher = Batcher(engine.run, limits, clock=clock)
+    taken, refused_at = await offer(batcher, clock, per_s=500, seconds=15)
+    assert not refused_at
+    assert batcher.expected_wait_s() < 0.1
+    await drain(taken, clock)
+
+
+async def test_too_much_after_an_outage_is_refused_again_within_seconds():
+    clock = Clock()
+    began = clock.now
+    engine = TimedEngine(clock, 0.001, (began + 2, began + 4))
+    batcher = Batcher(engine.run, BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5), clock=clock)
+    taken, refused_at = await offer(batcher, clock, per_s=2000, seconds=20)
+    assert min(refused_at) < began + 2
+    assert not [at for at in refused_at if began + 2.6 < at < began + 4]
+    assert batcher.expected_wait_s() == pytest.approx(0.5, rel=0.2)
+    await drain(taken, clock)
+
+
+async def test_an_outage_is_bounded_by_bytes():
     clock = Clock()
     engine = Engine(open_gate=False)
-    batcher = Batcher(engine.run, BatchLimits(1, 1000, 1, 100, max_wait_s=2.0), clock=clock)
-    busy = batcher.submit("busy")
+    limits = BatchLimits(1, 1000, 1, 100, max_wait_s=2.0, max_waiting_bytes=10)
+    batcher = Batcher(engine.run, limits, clock=clock)
+    busy = batcher.submit("busy", size_bytes=100)
     await until(lambda: engine.batches)
     clock.now += 60
-    first = batcher.submit("first")  # the queue is empty, so it may come
+    waiting = [batcher.submit("waits", size_bytes=4) for _ in range(3)]
+    assert "the queue is full" in str(batcher.refusal())
+    waiting.pop().cancel()
+    await asyncio.sleep(0)
     assert batcher.refusal() is None
-    clock.now += 3
-    assert "the wait would be about 3.0 s" in str(batcher.refusal())
     engine.gate.set()
-    await asyncio.gather(busy, first)
-    assert batcher.refusal() is None
+    await asyncio.gather(busy, *waiting)
+
+
+async def test_one_batch_that_takes_long_is_no_outage():
+    clock = Clock()
+    engine = TimedEngine(clock, 0.1)
+    batcher = Batcher(engine.run, BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5), clock=clock)
+    taken, refused_at = await offer(batcher, clock, per_s=100, seconds=30)
+    assert len(refused_at) / 3000 == pytest.approx(0.9, rel=0.1)
+    await drain(taken, clock)
 
 
 async def test_a_queue_that_was_empty_tells_nothing_of_the_pace():
