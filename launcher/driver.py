@@ -58,7 +58,7 @@ def start(host: str, port: int, config_file: Path) -> None:
     except ValueError as error:
         raise StartError(str(error)) from error
     shutil.rmtree(run_directory(port), ignore_errors=True)  # logs of an earlier run
-    began = time.monotonic()
+    began, lost = time.monotonic(), False
     try:
         dashboard, logs = _start_ray(config.listening(host, port).fields)
         say("loading the model …")
@@ -72,14 +72,17 @@ def start(host: str, port: int, config_file: Path) -> None:
             f"  logs      {logs}\n"
             f"  stop      Ctrl-C, or `make stop{f' PORT={port}' if port != DEFAULT_PORT else ''}`"
         )
-        while True:
-            signal.pause()
+        _wait_for_the_node(port)
+        say("Ray's node is lost, with all that it served; starting again …")
+        lost = True
     except KeyboardInterrupt:
         say("stopping …")
     finally:
         # A second Ctrl-C would leave the port busy; the shutdown takes a few seconds.
         _handle_signals(signal.SIG_IGN)
-        _shut_down(port)
+        _shut_down(port, kill_only=lost)
+    if lost:
+        os.execv(sys.executable, [sys.executable, "-m", "launcher", *sys.argv[1:]])  # noqa: S606
     say("stopped")
 
 
@@ -155,8 +158,14 @@ def _serve_messages() -> str:
     return "\n".join(filter(None, lines))
 
 
-def _shut_down(port: int) -> None:
-    if "ray" in sys.modules:
+def _wait_for_the_node(port: int) -> None:
+    """Return when the raylet has ended. It ends with its agents too."""
+    raylets = [each for each in processes(port) if each.name() == "raylet"]
+    psutil.wait_procs(raylets)
+
+
+def _shut_down(port: int, *, kill_only: bool) -> None:
+    if "ray" in sys.modules and not kill_only:
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
 
