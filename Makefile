@@ -9,7 +9,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
 .PHONY: serve stop check-config test test-unit test-slow check generate train evaluate bench peers observability \
-	loadtest capacity plan compare lock
+	chaos loadtest capacity plan compare lock
 
 serve: .venv/serve
 	@exec $(BIN)/python -m launcher start --host $(HOST) --port $(PORT) --config $(CONFIG)
@@ -51,6 +51,11 @@ bench: .venv/dev
 # ARGS: of bench.peer_comparison, as --precision int8
 peers: .venv/dev
 	$(BIN)/python -m bench.peer_comparison $(ARGS)
+
+# Kills one process after another under load, and gives a verdict. Needs wrk.
+# ARGS: of bench.chaos, as --replicas 1 --seconds 100
+chaos: .venv/dev
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 # What metrics and the request log cost, and the pictures of the dashboard. Needs wrk and prometheus.
 observability: .venv/dev

@@ -12,11 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +30,8 @@ from loadtest.percentiles import p99
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+Result = TypeVar("Result")
 
 _TICK_S = 0.001  # an open loop sends this often, so a request departs up to a tick late
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -166,8 +169,7 @@ def open_loop(
     )
     photos = {name: _requests(url, photos) for name, (photos, _) in streams.items()}
     requests = [(at, next(photos[name])) for at, name in arriving]
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        start, outcomes = runner.run(_send(url, requests, wait_s))
+    start, outcomes = _run(_send(url, requests, wait_s))
     times = start + np.array([at for at, _ in arriving])
     names = np.array([name for _, name in arriving], str)
     return {
@@ -175,6 +177,25 @@ def open_loop(
         for name in streams
         if name in names
     }
+
+
+def timed_loop(
+    url: str, photos: Sequence[bytes], rate: float, seconds: float, wait_s: float = 20.0
+) -> tuple[FloatArray, Outcomes]:
+    """Send photos as `open_loop` does.
+
+    Returns:
+        The intended times of the requests, on the monotonic clock, and what became of each.
+    """
+    due = list(arrivals(steady, rate, seconds, np.random.default_rng(0)))
+    requests = list(zip(due, _requests(url, photos), strict=False))
+    start, outcomes = _run(_send(url, requests, wait_s))
+    return start + np.array(due), outcomes
+
+
+def _run(sending: Coroutine[Any, Any, Result]) -> Result:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(sending)
 
 
 def _requests(url: str, photos: Sequence[bytes]) -> Iterator[bytes]:

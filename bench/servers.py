@@ -43,7 +43,7 @@ class Server(Service):
         for process in processes(self.port):
             try:
                 times = process.cpu_times()
-                spent[_name(process)] += times.user + times.system
+                spent[process_name(process)] += times.user + times.system
             except psutil.NoSuchProcess:
                 continue
         return spent
@@ -53,14 +53,16 @@ class Server(Service):
         used: dict[str, int] = defaultdict(int)
         for process in processes(self.port):
             try:
-                used[_name(process)] += getattr(process.memory_full_info(), measure)
+                used[process_name(process)] += getattr(process.memory_full_info(), measure)
             except psutil.NoSuchProcess:
                 continue
         return used
 
     def classifier_ready_s(self) -> float:
         """From the start of the classifier's process to its model being loaded and checked."""
-        (started,) = (p.create_time() for p in processes(self.port) if _name(p) == "Classifier")
+        (started,) = (
+            p.create_time() for p in processes(self.port) if process_name(p) == "Classifier"
+        )
         (log,) = self.logs.glob("replica_*_Classifier_*.log")
         lines = map(json.loads, log.read_text().splitlines())
         loaded = next(line for line in lines if " loaded with " in line["message"])
@@ -102,18 +104,21 @@ def json_of(url: str) -> Any:
         return json.load(answer)
 
 
-def _name(process: psutil.Process) -> str:
+def process_name(process: psutil.Process) -> str:
     """The name of a process in a table."""
     command = " ".join(process.cmdline())
     replica = re.search(r"ServeReplica:\w+:(\w+)", command)
     if replica:
         return replica[1]
     for part, name in (
+        ("mlc-haproxy", "mlc-haproxy"),
         ("haproxy -db", "HAProxy"),
         ("HAProxyManager", "HAProxyManager"),
         ("ServeController", "ServeController"),
         ("ProxyActor", "ProxyActor"),
         ("-m launcher start", "launcher"),
+        ("DashboardAgent", "DashboardAgent"),
+        ("RuntimeEnvAgent", "RuntimeEnvAgent"),
         ("dashboard", "dashboard"),
         ("Dashboard", "dashboard"),
         ("raylet", "raylet"),
