@@ -28,7 +28,8 @@ from deployments.telemetry.request_log import Entry, RequestLog
 
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
-_PAUSE_S = 0.07
+_PAUSE_S = 0.04
+_HAPROXY_REFUSES_FOR_S = 0.2  # at most
 _OK, _UNAVAILABLE = int(HTTPStatus.OK), int(HTTPStatus.SERVICE_UNAVAILABLE)
 _JSON = (b"content-type", b"application/json")
 
@@ -100,7 +101,7 @@ class PhotoRoute:
     ) -> None:
         """Refuse a photo before it is read, at once if that has HAProxy refuse the next ones.
 
-        HAProxy does so until about a tenth of the queue has left.
+        HAProxy does so until about a quarter of the queue has left.
         """
         began = time.monotonic()
         response = self._problems.refusal(refusal, request_id)
@@ -111,7 +112,7 @@ class PhotoRoute:
             await self._pause()
         else:
             wait_s = self._dispatcher.expected_wait_s(upload.declared_bytes)
-            for_s = min(wait_s / 10, _PAUSE_S)
+            for_s = min(wait_s / 4, _HAPROXY_REFUSES_FOR_S)
             self._haproxy_refuses_until = began + for_s
             response.headers.extend(
                 (
