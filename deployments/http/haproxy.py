@@ -18,6 +18,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -72,23 +73,25 @@ def main() -> None:
 
 
 def _watch(haproxy: int, manager: int, command: list[str]) -> None:
-    """Start HAProxy again when it is killed; Serve would need seconds to find out.
+    """When HAProxy is killed, start it again, and end the process of Serve that manages it.
+
+    Serve would need seconds to find out. It can't reload a HAProxy that it has not started, but it
+    replaces a manager that is gone, and the new one's HAProxy takes over from this one.
 
     Args:
         haproxy: the process that Serve has started. Serve asks it for its number, so it can't be a
             child of this one.
-        manager: the process of Serve that started it, and stops it.
+        manager: the process that started it, and stops it.
     """
-    manager_fd, fd = os.pidfd_open(manager), os.pidfd_open(haproxy)
-    while True:
-        _wait(fd)
-        if _wait(manager_fd, within_s=_STOPS_WITHIN_S) or _running(command):
-            return  # Serve is stopping, or has replaced it
-        process = subprocess.Popen(_taking_over(command), start_new_session=True)  # noqa: S603
-        if _wait(manager_fd, within_s=_STOPS_WITHIN_S):
-            process.kill()
-        if process.wait() >= 0:
-            return  # it has not been killed; another one has taken over
+    manager_fd = os.pidfd_open(manager)
+    _wait(os.pidfd_open(haproxy))
+    if _wait(manager_fd, within_s=_STOPS_WITHIN_S) or _running(command):
+        return  # Serve is stopping, or has replaced it
+    process = subprocess.Popen(_taking_over(command), start_new_session=True)  # noqa: S603
+    if _wait(manager_fd, within_s=_STOPS_WITHIN_S):
+        process.kill()
+    else:
+        os.kill(manager, signal.SIGKILL)
 
 
 def _wait(pidfd: int, within_s: float | None = None) -> bool:
@@ -101,11 +104,15 @@ def _wait(pidfd: int, within_s: float | None = None) -> bool:
 def _taking_over(command: list[str]) -> list[str]:
     """The command of a HAProxy that takes over from those that run with this configuration.
 
-    Serve names those that it has started, but not one that was started again.
+    Serve names those that it has started, but not one that was started again. The listening
+    sockets are handed over too, so that no connection is refused.
     """
     plain = command[: command.index("-sf")] if "-sf" in command else command
-    running = _running(command)
-    return [*plain, "-sf", *map(str, running)] if running else plain
+    if not (running := _running(command)):
+        return plain
+    config = Path(command[command.index("-f") + 1]).read_text()
+    (socket,) = re.findall(r"^ +stats socket (\S+)", config, re.MULTILINE)
+    return [*plain, "-sf", *map(str, running), "-x", socket]
 
 
 def _running(command: list[str]) -> list[int]:

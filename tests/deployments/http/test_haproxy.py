@@ -21,6 +21,7 @@ CLASSIFY = "/v1/classify"
 PHOTO = b"photo" * 100
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 PORTS = free_ports()
+_MANAGER = "import signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); signal.pause()"
 
 
 def refusal(for_ms):
@@ -98,12 +99,13 @@ class Proxy:
         ]  # fmt: skip
 
     async def start(self, *options):
-        """Start it as Ray does. It gets the options of a reload."""
+        """Start it as Ray does, by a process that manages it. It gets the options of a reload."""
         command = Path(sys.executable).with_name(COMMAND)
         env = os.environ | {BINARY: str(command)}
-        self._process = await asyncio.create_subprocess_exec(
-            command, "-db", "-f", self.file, *options, env=env, stderr=subprocess.DEVNULL
-        )
+        self.manager = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _MANAGER,
+            command, "-db", "-dR", "-f", self.file, *options, env=env, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     async def __aenter__(self):
         await self.start()
@@ -124,7 +126,7 @@ class Proxy:
         for process in psutil.process_iter(["cmdline"]):
             if str(self.file) in (process.info["cmdline"] or ()):
                 process.kill()
-        await self._process.wait()
+        await self.manager.wait()
 
     async def _listens(self):
         """Once HAProxy listens, and has found the ingress healthy if there is one."""
@@ -248,39 +250,40 @@ async def until(holds):
             await asyncio.sleep(0.02)
 
 
-async def test_a_haproxy_that_is_killed_starts_again_and_can_be_reloaded(proxy):
-    for _ in range(2):
-        (killed,) = proxy.running
-        killed.kill()
-
-        async def is_back(killed=killed):
-            return killed not in proxy.running and await proxy._listens()
-
-        await until(is_back)
-    await proxy.start("-sf", str(killed.pid))  # Serve does not know the one that started again
-    pid = proxy._process.pid
+async def successor(proxy, first):
+    """The HAProxy that takes over from another one without a lost request."""
 
     async def is_alone():
-        assert (await proxy.post()).status_code == 200  # so that no connection is idle
-        return [each.pid for each in proxy.running] == [pid]
+        assert (await proxy.post()).status_code == 200  # so that no connection stays idle
+        return len(proxy.running) == 1 and proxy.running != [first]
 
     await until(is_alone)
-    assert (await proxy.post()).status_code == 200
+    return proxy.running[0]
+
+
+async def test_a_haproxy_that_is_killed_starts_again_and_its_manager_ends(proxy):
+    (killed,) = proxy.running
+    killed.kill()
+
+    async def is_back():
+        return killed not in proxy.running and await proxy._listens()
+
+    await until(is_back)
+    assert await proxy.manager.wait() < 0  # Serve starts another one
+    (restarted,) = proxy.running
+    await proxy.start()
+    await successor(proxy, restarted)
 
 
 async def test_a_haproxy_that_serve_replaces_stays_away(proxy):
     (first,) = proxy.running
-    await proxy.start("-sf", str(first.pid))
-    pid = proxy._process.pid
-
-    async def is_alone():
-        assert (await proxy.post()).status_code == 200
-        return [each.pid for each in proxy.running] == [pid]
-
-    await until(is_alone)
-    await asyncio.sleep(0.3)  # the first one's watcher decides within 0.1 s
-    assert [each.pid for each in proxy.running] == [pid]
-    assert (await proxy.post()).status_code == 200
+    manager = proxy.manager
+    await proxy.start("-sf", str(first.pid), "-x", str(proxy.file.with_name("admin.sock")))
+    second = await successor(proxy, first)
+    await asyncio.sleep(0.3)  # the watcher of the first one decides within 0.1 s
+    assert proxy.running == [second]
+    assert manager.returncode is None
+    manager.kill()
 
 
 async def test_the_last_ingresses_are_kept_while_serve_knows_none(proxy):
