@@ -13,6 +13,7 @@ from mlc_core.spec import HEADS
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models/fashion/1"
+KEYS = PROJECT / "keys.json"
 
 OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 4, 130, 141
 _EXIT_CODES = f"""exit codes:
@@ -31,7 +32,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     """The parser of the command line.
 
     Args:
-        commands: name -> function that runs it: classify, train, evaluate and quantize.
+        commands: name -> function that runs it: classify, train, evaluate, quantize, keys.
 
     Returns:
         A parser whose result has, as `command`, the function to call with it.
@@ -160,11 +161,39 @@ def _quantize(command: argparse.ArgumentParser) -> None:
     _model(command)
 
 
+def _keys(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
+    add = actions.add_parser("add", help="add a key, and print it: once, the file has its hash")
+    add.add_argument("name", metavar="NAME", help="of the client; metrics and logs show it")
+    add.add_argument(
+        "--rate",
+        type=_rate,
+        required=True,
+        metavar="X",
+        help="photos per second, a batch's counted",
+    )
+    add.add_argument(
+        "--days",
+        type=_whole(1, 36_500),
+        default=365,
+        metavar="N",
+        help="how long it is valid, default %(default)s",
+    )
+    listing = actions.add_parser("list", help="print names, rates and expiries")
+    revoke = actions.add_parser("revoke", help="remove a key; services follow within seconds")
+    revoke.add_argument("name", metavar="NAME")
+    for action in (add, listing, revoke):
+        action.add_argument(
+            "--file", type=Path, default=KEYS, help="the file of keys, default: %(default)s"
+        )
+
+
 _COMMANDS = {
     "classify": ("print the labels of photos", _classify),
     "train": ("train a model on a Fashion Product Images data set", _train),
     "evaluate": ("measure a model on photos that it was not trained on", _evaluate),
     "quantize": ("add an int8 network to a model", _quantize),
+    "keys": ("add, list and revoke the API keys of a service", _keys),
 }
 
 
@@ -203,6 +232,13 @@ def _loss_weights(text: str) -> dict[str, float]:
 def _known_head(head: str) -> None:
     if head not in HEADS:
         raise argparse.ArgumentTypeError(f"{head!r} is no head; heads are {', '.join(HEADS)}")
+
+
+def _rate(text: str) -> float:
+    rate = _number(0)(text)
+    if not rate:
+        raise argparse.ArgumentTypeError("a client with a rate of 0 could send nothing")
+    return rate
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:

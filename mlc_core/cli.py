@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from mlc_core.artifact import SPEC, Artifact, load_artifact
 from mlc_core.engines.engine import Engine, Precision
 from mlc_core.engines.loading import load_engine
 from mlc_core.errors import ArtifactError, MlcError, PhotoFault
+from mlc_core.keys import add_key, read_keys, revoke_key
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import FORMATS, decode
 from mlc_core.spec import DEFAULT_IMAGE_SIZE, ImageSize
@@ -82,6 +84,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "quantize": _quantize,
+        "keys": _keys,
     }
     options = parser(commands).parse_args(arguments)
     try:
@@ -225,6 +228,29 @@ def _quantize(options: argparse.Namespace) -> int:
     measured, heads = artifact.metrics["int8_accuracy"], artifact.metrics["heads"]
     for head, accuracy in measured.items():
         print(f"{head:<16}  int8 {accuracy:.2%}  float32 {heads[head]['accuracy']['value']:.2%}")
+    return OK
+
+
+def _keys(options: argparse.Namespace) -> int:
+    now = datetime.now(UTC)
+    if options.action == "add":
+        expires = now + timedelta(days=options.days)
+        key = add_key(options.file, options.name, options.rate, expires)
+        print(key)
+        _report(
+            f"Keep it now: {options.file} has only its hash. It is valid to {expires:%Y-%m-%d}."
+        )
+    elif options.action == "revoke":
+        revoke_key(options.file, options.name)
+        print(f"revoked {options.name}")
+    else:
+        keys = read_keys(options.file)
+        width = max([len("name"), *(len(key.name) for key in keys)])
+        _print_row("name", ["photos/s", "expires"], width)
+        for key in keys:
+            expired = "  expired" if key.expires <= now else ""
+            cells = [f"{key.photos_per_s:g}", f"{key.expires:%Y-%m-%d %H:%M %Z}{expired}"]
+            _print_row(key.name, cells, width)
     return OK
 
 

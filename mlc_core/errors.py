@@ -12,6 +12,10 @@
        │                        │
        └─ DataSetError          └─ ArtifactError: missing, altered or inconsistent
 
+    file of keys ── read, add, revoke
+                       │
+                       └─ KeysError: missing, wrong, or no such key
+
 The ingress turns a PhotoFault into an HTTP status; the commands turn the others
 into an exit code.
 """
@@ -43,6 +47,10 @@ class PhotoTooCostly(PhotoFault):
 
 class ArtifactError(MlcError):
     """A model artifact is missing, altered, or contradicts itself."""
+
+
+class KeysError(MlcError):
+    """The file of API keys is missing or wrong, or a name is."""
 
 
 class DataSetError(MlcError):
