@@ -14,6 +14,8 @@ Each error takes one argument, so that it can be pickled.
 
 from __future__ import annotations
 
+import math
+
 from mlc_core.spec import ImageSize
 
 _QUOTED_CHARACTERS = 40
@@ -41,6 +43,24 @@ class ClientLeft(RequestError):
 
 class UploadTooSlow(RequestError):
     """The body did not arrive within the upload timeout."""
+
+
+class KeyRefused(RequestError):
+    """The service asks for keys, and the request has no valid one."""
+
+    headers = {"WWW-Authenticate": 'Bearer realm="mlc"'}  # noqa: RUF012  (never changed)
+
+
+class RateExceeded(RequestError):
+    """The client has sent more photos than the rate of its key allows."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self._retry_after_s = max(1, math.ceil(wait_s))
+        self.headers = {"Retry-After": str(self._retry_after_s)}
+
+    def __str__(self) -> str:
+        return f"over the rate of this key; try again in {self._retry_after_s} s"
 
 
 class ServiceError(Exception):

@@ -13,7 +13,8 @@ import yaml
 
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import load_artifact
-from mlc_core.errors import ArtifactError
+from mlc_core.errors import ArtifactError, KeysError
+from mlc_core.keys import read_keys
 
 BUILDER = "deployments.app:build"
 
@@ -93,14 +94,19 @@ class ServeConfig:
         It accepts any config whose `import_path` is not BUILDER.
 
         Args:
-            models: verify the artifacts too. They must be on this machine.
+            models: verify the artifacts and the file of keys too. They must be on this machine.
 
         Raises:
             ValueError: names every wrong key, its value and what was expected; the deployment that
-                would never scale up; or the artifact that can't be served, and why.
+                would never scale up; or the artifact or file of keys that can't be used, and why.
         """
         if self.application["import_path"] != BUILDER:
             return
+        if models and (file := self.settings.keys_path):
+            try:
+                read_keys(file)
+            except KeysError as error:
+                raise ValueError(f"{self.source}: keys_file: {error}") from error
         for name, deployment in self.deployments.items():
             _check_scaling(deployment, f"{self.source}: {name}")
         for classifier in self.classifiers():

@@ -25,6 +25,8 @@ from mlc_core.engines.engine import EngineName, Precision
 PROJECT = Path(__file__).resolve().parent.parent
 # In the environment: where replicas listen for groups; the node's address without it.
 LISTEN_HOST = "MLC_LISTEN_HOST"
+# As browsers send it: scheme, host in lower case, and a port that is not the scheme's own.
+_ORIGIN = r"^(\*|https?://[a-z0-9.\-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?)$"
 
 
 class _Strict(BaseModel):
@@ -74,6 +76,28 @@ class BatchingSettings(_Strict):
     max_in_flight: PositiveInt = Field(default=1, description="batches that run at the same time")
     max_waiting: PositiveInt = Field(
         default=2048, description="images that may wait; the classifier refuses one more with 503"
+    )
+
+
+Openness = Literal["open", "key", "closed"]
+
+
+class EndpointSettings(_Strict):
+    """Who may ask for what is not classification; without a keys_file, `key` is as `open`."""
+
+    page: Openness = Field(
+        default="open",
+        description="`GET /`: `open` to everybody, `key` with a key, or `closed` (404)",
+    )
+    contract: Openness = Field(default="open", description="`GET /openapi.json`, likewise")
+    health: Openness = Field(
+        default="open",
+        description="`GET /healthz` and `GET /readyz`, likewise. `make serve` and load balancers "
+        "ask without a key",
+    )
+    metrics: Openness = Field(
+        default="key",
+        description="`GET /metrics`, likewise. Prometheus has `authorization` for keys",
     )
 
 
@@ -130,7 +154,22 @@ class Settings(_Strict):
         default=2, description="threads of a preprocessor that decode, for each lane"
     )
     request_log: RequestLogSettings = RequestLogSettings()
-    metrics_endpoint: bool = Field(default=True, description="whether `GET /metrics` answers")
+    keys_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of API keys, as `mlc keys` writes it, on the node of every ingress; a "
+        "relative path starts at the project's root. With it, `/v1/…` needs a key",
+    )
+    endpoints: EndpointSettings = EndpointSettings()
+    cors_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = Field(
+        default=[],
+        description="origins whose pages may call the service, as `https://shop.example`; "
+        "`*` for all",
+    )
+
+    @property
+    def keys_path(self) -> Path | None:
+        return PROJECT / self.keys_file if self.keys_file else None
 
 
 class ClassifierConfig(_Strict):

@@ -245,12 +245,12 @@ def _keys(options: argparse.Namespace) -> int:
         print(f"revoked {options.name}")
     else:
         keys = read_keys(options.file)
-        width = max([len("name"), *(len(key.name) for key in keys)])
+        width = max([len("name"), *(len(each.name) for each in keys)])
         _print_row("name", ["photos/s", "expires"], width)
-        for key in keys:
-            expired = "  expired" if key.expires <= now else ""
-            cells = [f"{key.photos_per_s:g}", f"{key.expires:%Y-%m-%d %H:%M %Z}{expired}"]
-            _print_row(key.name, cells, width)
+        for each in keys:
+            expired = "  expired" if each.expires <= now else ""
+            cells = [f"{each.photos_per_s:g}", f"{each.expires:%Y-%m-%d %H:%M %Z}{expired}"]
+            _print_row(each.name, cells, width)
     return OK
 
 

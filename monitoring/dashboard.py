@@ -126,6 +126,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             stacked=True,
         ),
         Panel(
+            "Photos a second, by key",
+            "Empty without keys. 429: over the key's rate.",
+            "cps",
+            ((_rate("ray_mlc_key_photos_total", _APP, "key, status"), "{{key}} {{status}}"),),
+            stacked=True,
+        ),
+        Panel(
             "Problems a second, by name",
             "Of photos and of requests; the name says the cause.",
             "cps",

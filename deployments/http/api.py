@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,21 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import RequestError, ServiceError
 from deployments.http import bodies
+from deployments.http.access import CLIENT, Access, take_rest
+from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.openapi import contract
-from deployments.http.photo_route import CLASSIFY, ENTRY, PhotoRoute, Telemetry
+from deployments.http.photo_route import CLASSIFY, ENTRY, PhotoRoute, Telemetry, count_photos
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
 from deployments.messages import Answer
 from deployments.pipeline.dispatcher import Dispatched, Dispatcher
-from deployments.settings import Settings
-from deployments.telemetry.catalogue import PHOTOS_ANSWERED
+from deployments.settings import Openness, Settings
 from deployments.telemetry.exposition import exposition
 from deployments.telemetry.request_log import Entry
 from mlc_core.errors import PhotoFault
 
+BATCH = "/v1/classify/batch"
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -49,12 +51,14 @@ def build_api(
     settings: Settings,
     telemetry: Telemetry,
     disconnects: Disconnects,
+    access: Access | None = None,
 ) -> Api:
     """The application.
 
     Args:
         describe: describes the model in service, as /v1/model answers it.
         not_ready: says why the service is not ready; None when it is.
+        access: decides who may ask; everybody may if it is None.
     """
     page = _PAGE.read_text(encoding="utf-8")
     problems = Problems(settings.retry_after_s, telemetry.recorder)
@@ -66,6 +70,7 @@ def build_api(
         sent = await bodies.many_photos(upload, settings.limits)
         entry.note_read()
         entry.photos = len(sent)
+        client = take_rest(request.scope, len(sent))
         photos = [photo for photo in sent if isinstance(photo, bytes)]
         submitted = [dispatcher.submit(photo, choice, entry.request_id) for photo in photos]
         outcomes = iter(await dispatcher.wait_for_all(submitted))
@@ -73,7 +78,7 @@ def build_api(
         for photo in sent:
             answer = photo if isinstance(photo, Exception) else _answer(next(outcomes), entry)
             status, result = _result(answer, entry, problems)
-            telemetry.recorder.record(PHOTOS_ANSWERED, 1, route=entry.route, status=str(status))
+            count_photos(telemetry.recorder, entry.route, status, client)
             results.append(result)
         return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")
 
@@ -103,22 +108,26 @@ def build_api(
         response.raw_headers = headers
         return response
 
-    photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects)
-    routes = [
-        Route("/", show_page),
-        Route(CLASSIFY, photo_route, methods=["POST"]),
-        Route("/v1/classify/batch", classify_batch, methods=["POST"]),
-        Route("/v1/model", model),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/openapi.json", show_contract),
-        *([Route("/metrics", _metrics)] if settings.metrics_endpoint else []),
+    photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects, access)
+    endpoints = settings.endpoints
+    routes: list[tuple[Openness, Route]] = [
+        (endpoints.page, Route("/", show_page)),
+        ("key", Route(CLASSIFY, photo_route, methods=["POST"])),
+        ("key", Route(BATCH, classify_batch, methods=["POST"])),
+        ("key", Route("/v1/model", model)),
+        (endpoints.health, Route("/healthz", healthz)),
+        (endpoints.health, Route("/readyz", readyz)),
+        (endpoints.contract, Route("/openapi.json", show_contract)),
+        (endpoints.metrics, Route("/metrics", _metrics)),
     ]
     return Api(
         photo_route,
         telemetry,
         problems,
-        routes=routes,
+        access,
+        frozenset(route.path for openness, route in routes if openness == "key"),
+        settings.cors_origins,
+        routes=[route for openness, route in routes if openness != "closed"],
         exception_handlers=dict.fromkeys(
             (RequestError, PhotoFault, ServiceError, HTTPException, Exception),
             refuse,
@@ -129,14 +138,28 @@ def build_api(
 class Api(Starlette):
     """The routes, and an entry in the request log for every request that comes through Serve.
 
+    Args:
+        with_key: the paths that need a key.
+        cors_origins: origins whose pages may call the service.
+
     Attributes:
         photo_route: answers `POST /v1/classify`.
     """
 
     def __init__(
-        self, photo_route: PhotoRoute, telemetry: Telemetry, problems: Problems, **starlette: Any
+        self,
+        photo_route: PhotoRoute,
+        telemetry: Telemetry,
+        problems: Problems,
+        access: Access | None,
+        with_key: frozenset[str],
+        cors_origins: Sequence[str],
+        **starlette: Any,
     ) -> None:
         super().__init__(**starlette)
+        self._access, self._with_key = access, with_key
+        # Around the check of keys: browsers send none with a preflight.
+        self._answer = Cors(self._admit, cors_origins) if cors_origins else self._admit
         self.photo_route, self._problems = photo_route, problems
         self._request_log = telemetry.request_log
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
@@ -155,13 +178,30 @@ class Api(Starlette):
             next(ids, b"").decode("latin-1"), path if path in self._paths else "other"
         )
         try:
-            await super().__call__(scope, receive, _noting_status(send, entry))
+            await self._answer(scope, receive, _noting_status(send, entry))
         except asyncio.CancelledError:  # by Serve, when the client leaves
             if not entry.problem:
                 self._problems.client_left(entry)
             raise
         finally:
             self._request_log.end(entry)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        entry = scope[ENTRY]
+        if self._access is not None and entry.route in self._with_key:
+            photos = scope["method"] == "POST" and entry.route in (CLASSIFY, BATCH)
+            refusal = self._access.refusal(scope, photos=photos)
+            client = scope.get(CLIENT)
+            entry.key = client.name if client else ""
+            if refusal:
+                response = await self.photo_route.turned_away(refusal, entry)
+                if photos:
+                    self.photo_route.count(entry, client)
+                await response.send(send)
+                return
+            if client and photos:
+                client.take(1)
+        await super().__call__(scope, receive, send)
 
 
 def _noting_status(send: Send, entry: Entry) -> Send:

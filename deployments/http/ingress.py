@@ -8,8 +8,10 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.http.access import Access
 from deployments.http.api import Api, build_api
 from deployments.http.disconnects import Disconnects
 from deployments.http.middleware import take_photos
@@ -24,6 +26,9 @@ from deployments.pipeline.wire import encode_photos
 from deployments.settings import Settings
 from deployments.telemetry.recorder import Recorder
 from deployments.telemetry.request_log import RequestLog, request_log_file
+
+# Replicas that answer, in Serve's list.
+_SERVING = ("RUNNING", "UPDATING", "PENDING_MIGRATION")
 
 
 class Ingress:
@@ -44,6 +49,7 @@ class Ingress:
         self._readiness = Readiness(self._dispatcher.send, lambda: self._dispatcher.last_answer_at)
         self._request_log = RequestLog(settings.request_log, request_log_file(), self._recorder)
         self._disconnects = Disconnects()
+        self._access = Access(settings.keys_path, _count_ingresses) if settings.keys_path else None
         self._loop = asyncio.get_running_loop()
         self._background = [
             self._loop.create_task(work, context=contextvars.Context())
@@ -52,6 +58,7 @@ class Ingress:
                 self._disconnects.watch(),
                 self._recorder.export(self._dispatcher.set_gauges),
                 self._request_log.keep_flushing(),
+                *([self._access.watch()] if self._access else []),
             )
         ]
 
@@ -64,6 +71,7 @@ class Ingress:
             self._settings,
             Telemetry(self._recorder, self._request_log),
             self._disconnects,
+            self._access,
         )
         take_photos(api.photo_route, self._loop)
         _collect_garbage_rarely()
@@ -78,6 +86,14 @@ class Ingress:
 
     async def _describe_model(self) -> Mapping[str, Any]:
         return merge_descriptions(await asyncio.gather(*map(call, self._describe)))
+
+
+async def _count_ingresses() -> int:
+    """Replicas of this deployment that run, by Serve's list, which may be a second old."""
+    own = serve.get_replica_context()
+    status = await asyncio.to_thread(serve.status)
+    states = status.applications[own.app_name].deployments[own.deployment].replica_states
+    return sum(count for state, count in states.items() if state.value in _SERVING)
 
 
 def _collect_garbage_rarely() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 from deployments.http import problems
 from deployments.http.form import MAX_OVERHEAD_BYTES
-from deployments.settings import Settings
+from deployments.settings import Openness, Settings
 from mlc_core.labels import MAX_TOP_K
 from mlc_core.photo import FORMATS, MAX_DECODE_S
 
+_SECURITY_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "A key from the operator."}
+}
 _BINARY = {"type": "string", "format": "binary"}
 _PHOTO = _BINARY | {"minLength": 1}
 _REQUEST_ID = {
@@ -27,7 +30,30 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
     Args:
         heads: heads of the model in service.
     """
-    limits = settings.limits
+    limits, endpoints = settings.limits, settings.endpoints
+    paths: list[tuple[Openness, str, dict[str, Any]]] = [
+        ("key", "/v1/classify", {"post": _classify()}),
+        ("key", "/v1/classify/batch", {"post": _classify_batch(limits.max_request_photos)}),
+        (
+            "key",
+            "/v1/model",
+            {"get": _get("The model in service: spec and accuracy", "Model", 503, 504)},
+        ),
+        (endpoints.health, "/healthz", {"get": _get("This process is alive", "Health")}),
+        (endpoints.health, "/readyz", {"get": _readyz()}),
+        (
+            endpoints.contract,
+            "/openapi.json",
+            {"get": _get("This contract, for the model in service", "Contract", 503, 504)},
+        ),
+        (endpoints.metrics, "/metrics", {"get": _metrics()}),
+        (endpoints.page, "/", {"get": _page()}),
+    ]
+    if settings.keys_file:
+        for operation in (
+            each for openness, _, item in paths if openness == "key" for each in item.values()
+        ):
+            _needs_key(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -41,26 +67,31 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
             "a core, less if it has few bytes. The boundaries and headers of a form have at most "
             f"{MAX_OVERHEAD_BYTES} bytes.",
         },
-        "paths": {
-            "/v1/classify": {"post": _classify()},
-            "/v1/classify/batch": {"post": _classify_batch(limits.max_request_photos)},
-            "/v1/model": {
-                "get": _get("The model in service: spec and accuracy", "Model", 503, 504)
-            },
-            "/healthz": {"get": _get("This process is alive", "Health")},
-            "/readyz": {"get": _readyz()},
-            "/openapi.json": {
-                "get": _get("This contract, for the model in service", "Contract", 503, 504)
-            },
-            **({"/metrics": {"get": _metrics()}} if settings.metrics_endpoint else {}),
-            "/": {
-                "get": {
-                    "summary": "A page to try it on",
-                    "responses": {"200": {"description": "HTML", "content": {"text/html": {}}}},
-                }
-            },
+        "paths": {path: item for openness, path, item in paths if openness != "closed"},
+        "components": {
+            "schemas": _schemas(list(heads)),
+            "parameters": _parameters(),
+            **({"securitySchemes": _SECURITY_SCHEMES} if settings.keys_file else {}),
         },
-        "components": {"schemas": _schemas(list(heads)), "parameters": _parameters()},
+    }
+
+
+def _needs_key(operation: dict[str, Any]) -> None:
+    """Add what keys add: the scheme, 401, and 429 if the operation takes photos."""
+    operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
+    refusals = _problems(401, 429) if "requestBody" in operation else _problems(401)
+    for status, header in (("401", "WWW-Authenticate"), ("429", "Retry-After")):
+        if status in refusals:
+            refusals[status]["headers"] = _REQUEST_ID | {
+                header: {"required": True, "schema": {"type": "string"}}
+            }
+    operation["responses"] |= refusals
+
+
+def _page() -> dict[str, Any]:
+    return {
+        "summary": "A page to try it on",
+        "responses": {"200": {"description": "HTML", "content": {"text/html": {}}}},
     }
 
 

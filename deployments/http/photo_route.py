@@ -14,15 +14,17 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from deployments.errors import Overloaded
+from deployments.errors import Overloaded, RequestError
 from deployments.http import bodies, haproxy
+from deployments.http.access import CLIENT, Access, Client
+from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
 from deployments.http.response import RawResponse, linger
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
-from deployments.telemetry.catalogue import PHOTOS_ANSWERED
+from deployments.telemetry.catalogue import KEY_PHOTOS, PHOTOS_ANSWERED
 from deployments.telemetry.recorder import Recorder
 from deployments.telemetry.request_log import Entry, RequestLog
 
@@ -41,6 +43,15 @@ class Telemetry(NamedTuple):
     request_log: RequestLog
 
 
+def count_photos(
+    recorder: Recorder, route: str, status: int, client: Client | None, photos: int = 1
+) -> None:
+    """Count photos that were answered, for the service and for the client's key."""
+    recorder.record(PHOTOS_ANSWERED, photos, route=route, status=str(status))
+    if client is not None:
+        recorder.record(KEY_PHOTOS, photos, key=client.name, status=str(status))
+
+
 class PhotoRoute:
     """Answers requests for the labels of one photo."""
 
@@ -51,9 +62,12 @@ class PhotoRoute:
         problems: Problems,
         telemetry: Telemetry,
         disconnects: Disconnects,
+        access: Access | None = None,
     ) -> None:
         self._dispatcher, self._problems, self._disconnects = dispatcher, problems, disconnects
         self._recorder, self._request_log = telemetry
+        self._access = access
+        self._cors = Cors(self, settings.cors_origins) if settings.cors_origins else None
         self._pause_began, self._pause_over = float("-inf"), asyncio.Event()
         self._haproxy_refuses_until = float("-inf")
         self._haproxy_refuses_below = min(settings.large_photo_bytes, haproxy.LARGEST_REFUSED_BYTES)
@@ -67,7 +81,7 @@ class PhotoRoute:
             response = await self._response(scope, upload, receive, entry)
             await response.send(send)
         finally:
-            self._count(entry.status)
+            self.count(entry, scope.get(CLIENT))
 
     async def answer_directly(
         self, request_id: bytes, scope: Scope, receive: Receive, send: Send
@@ -79,25 +93,57 @@ class PhotoRoute:
         """
         upload = bodies.Upload(scope, receive, self._upload_timeout_s)
         if upload.refused_before:
-            self._count(_UNAVAILABLE, upload.refused_before)
+            count_photos(self._recorder, CLASSIFY, _UNAVAILABLE, None, upload.refused_before)
             self._problems.refused_by_haproxy(upload.refused_before)
-        if refusal := self._dispatcher.refusal(upload.declared_bytes):
-            await self._refuse(refusal, upload, request_id, send)
+        client, turned_away = None, None
+        if self._access is not None:
+            turned_away = self._access.refusal(scope, photos=True)
+            client = scope.get(CLIENT)
+        if not turned_away and (refusal := self._dispatcher.refusal(upload.declared_bytes)):
+            await self._refuse(refusal, upload, request_id, scope, send)
             await linger(send)
             return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
         try:
-            response = await self._response(scope, upload, receive, entry)
-            response.headers.append((b"x-request-id", request_id))
-            await response.send(send)
+            if client is not None:
+                entry.key = client.name
+            if turned_away:
+                response = await self.turned_away(turned_away, entry)
+            else:
+                if client is not None:
+                    client.take(1)
+                response = await self._response(scope, upload, receive, entry)
+            await self._send(response, request_id, scope, send)
         finally:
-            self._count(entry.status)
+            self.count(entry, client)
             self._request_log.end(entry)
         if entry.status != _OK:
             await linger(send)
 
+    async def turned_away(self, refusal: RequestError, entry: Entry) -> RawResponse:
+        """The response to a request that keys or rates refuse, after a pause."""
+        await self._pause()
+        return self._problems.response(refusal, entry)
+
+    def count(self, entry: Entry, client: Client | None) -> None:
+        """Count the photo of a request that ends."""
+        count_photos(self._recorder, entry.route, entry.status, client)
+
+    async def _send(
+        self, response: RawResponse, request_id: bytes, scope: Scope, send: Send
+    ) -> None:
+        response.headers.append((b"x-request-id", request_id))
+        if self._cors is not None:
+            await self._cors.add_to(response.headers, scope)
+        await response.send(send)
+
     async def _refuse(
-        self, refusal: Overloaded, upload: bodies.Upload, request_id: bytes, send: Send
+        self,
+        refusal: Overloaded,
+        upload: bodies.Upload,
+        request_id: bytes,
+        scope: Scope,
+        send: Send,
     ) -> None:
         """Refuse a photo before it is read, at once if that has HAProxy refuse the next ones.
 
@@ -120,13 +166,9 @@ class PhotoRoute:
                     (haproxy.REFUSE_BELOW_BYTES, b"%d" % self._haproxy_refuses_below),
                 )
             )
-        response.headers.append((b"x-request-id", request_id))
-        await response.send(send)
-        self._count(response.status)
+        await self._send(response, request_id, scope, send)
+        count_photos(self._recorder, CLASSIFY, response.status, scope.get(CLIENT))
         self._request_log.refused(CLASSIFY, response.status, time.monotonic() - began)
-
-    def _count(self, status: int, photos: int = 1) -> None:
-        self._recorder.record(PHOTOS_ANSWERED, photos, route=CLASSIFY, status=str(status))
 
     async def _pause(self) -> None:
         """Wait before a refusal, so that clients that retry at once take no core from others.

@@ -28,6 +28,7 @@ CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
 # error -> status, and the name of the problem, which clients may rely on.
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
+    errors.KeyRefused: (401, "key-refused"),
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),
@@ -36,6 +37,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.UndecodablePhoto: (422, "undecodable-photo"),
     mlc_errors.PhotoTooLarge: (422, "photo-too-large"),
     mlc_errors.PhotoTooCostly: (422, "photo-too-costly"),
+    errors.RateExceeded: (429, "rate-exceeded"),
     errors.Overloaded: (503, "overloaded"),
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlinePassed: (504, "deadline-passed"),

@@ -53,6 +53,11 @@ PHOTOS_ANSWERED = Metric(
     "Photos that were answered, by status. In a batch request, each result has its own.",
     "The availability objective; refusals; errors on the dashboard.", ("route", "status"),
 )  # fmt: skip
+KEY_PHOTOS = Metric(
+    "counter", "mlc_key_photos",
+    "Photos that were answered, by the name of the client's key and status; none without keys.",
+    "Which client sends how much, and which one is over its rate (429).", ("key", "status"),
+)  # fmt: skip
 STAGE_DURATION = Metric(
     "histogram", "mlc_stage_duration_seconds",
     "Duration of a stage. `read`: the slowest upload of each 0.1 s. `small_photos_queue` and "
@@ -134,7 +139,7 @@ LABELS = Metric(
 )  # fmt: skip
 
 ALL = (
-    REQUEST_DURATION, PHOTOS_ANSWERED, STAGE_DURATION, BATCH_SIZE, BATCHED_ITEMS, QUEUE_LENGTH,
-    ENGINE_BUSY, PHOTOS_RECEIVED, PROBLEMS, MODEL_INFO, MODEL_LOAD, MODEL_WARM_UP, UPDATE_STUCK,
-    MODEL_UPDATES, PREDICTIONS, CONFIDENCE, LABEL_CONFIDENCE, LABELS,
+    REQUEST_DURATION, PHOTOS_ANSWERED, KEY_PHOTOS, STAGE_DURATION, BATCH_SIZE, BATCHED_ITEMS,
+    QUEUE_LENGTH, ENGINE_BUSY, PHOTOS_RECEIVED, PROBLEMS, MODEL_INFO, MODEL_LOAD, MODEL_WARM_UP,
+    UPDATE_STUCK, MODEL_UPDATES, PREDICTIONS, CONFIDENCE, LABEL_CONFIDENCE, LABELS,
 )  # fmt: skip

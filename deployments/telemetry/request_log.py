@@ -38,6 +38,7 @@ class Entry:
         route: the path if the service knows it, "other" otherwise.
         status: status of the answer; 0 when there was none.
         problem: name of the problem in the answer; "" for none.
+        key: name of the client's key; "" for none.
         photos: number of its photos.
         stages_s: stage -> seconds, of the stages in the ingress.
         traces: traces of the groups that its photos travelled with.
@@ -45,14 +46,14 @@ class Entry:
     """
 
     __slots__ = (
-        "began", "duration_s", "ended", "photos", "problem", "request_id", "route", "stages_s",
-        "status", "traces",
+        "began", "duration_s", "ended", "key", "photos", "problem", "request_id", "route",
+        "stages_s", "status", "traces",
     )  # fmt: skip
 
     def __init__(self, request_id: str, route: str) -> None:
         self.began = time.monotonic()
         self.request_id, self.route = request_id, route
-        self.problem = ""
+        self.problem = self.key = ""
         self.status = self.photos = 0
         self.stages_s = {"read": 0.0}
         self.traces: list[Trace] = []
@@ -164,6 +165,8 @@ def _lines(entries: Sequence[Entry]) -> list[str]:
         )
         if entry.problem:
             text += f',"problem":"{entry.problem}"'
+        if entry.key:
+            text += f',"key":"{entry.key}"'
         if entry.photos:
             trace = Trace.merge(entry.traces)
             if id(trace) not in group_parts:

@@ -112,3 +112,17 @@ def test_a_deployment_that_would_never_scale_up_is_named_with_the_policy(name, p
     config = merge(SHIPPED.application, {"deployments": [{"name": name, **scaling}]})
     with pytest.raises(ValueError, match=f"{name} would never scale up.*{policy}"):
         ServeConfig({"applications": [config]}).check()
+
+
+@pytest.mark.parametrize(("text", "named"), [(None, "`mlc keys add`"), ("{}", "no file of keys")])
+def test_a_file_of_keys_that_is_missing_or_wrong_is_named_before_anything_starts(
+    tmp_path, text, named
+):
+    file = tmp_path / "keys.json"
+    if text is not None:
+        file.write_text(text)
+    args = {"keys_file": str(file)}
+    config = SHIPPED.merge({"applications": [{"name": "mlc", "args": args}]})
+    with pytest.raises(ValueError, match="keys_file") as error:
+        config.check(models=True)
+    assert named in str(error.value)

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from bench.dashboard import as_grafana_asks
 from bench.prometheus import Prometheus
 from deployments.serve_config import ServeConfig
 from deployments.telemetry.catalogue import ALL, PREDICTIONS
+from mlc_core.keys import add_key
 from mlc_core.spec import HEADS
 
 pytestmark = needs_prometheus
@@ -28,8 +30,18 @@ QUERIES = [
 
 
 @pytest.fixture(scope="module")
-def autoscaled_url(tmp_path_factory):
-    """A service whose preprocessors Serve scales, so that there is something to see."""
+def keys_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def key(keys_file):
+    return add_key(keys_file, "shop", 1000, datetime.now(UTC) + timedelta(days=1))
+
+
+@pytest.fixture(scope="module")
+def autoscaled_url(tmp_path_factory, keys_file, key):
+    """A service with keys, whose preprocessors Serve scales, so that there is something to see."""
     scaled = {
         "name": "Preprocessor", "num_replicas": "auto",
         "autoscaling_config": {
@@ -37,20 +49,24 @@ def autoscaled_url(tmp_path_factory):
             "policy": {"policy_function": "deployments.pipeline.autoscaling:groups_per_replica"},
         },
     }  # fmt: skip
+    args = {"keys_file": str(keys_file), "endpoints": {"metrics": "open"}}
     config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
-        {"applications": [{"name": "mlc", "deployments": [scaled]}]}
+        {"applications": [{"name": "mlc", "deployments": [scaled], "args": args}]}
     )
     with Service(config.write(tmp_path_factory.mktemp("scaled") / "config.yaml")) as service:
         yield service.url
 
 
 @pytest.fixture(scope="module")
-def scraped(autoscaled_url, tmp_path_factory):
+def scraped(autoscaled_url, key, tmp_path_factory):
     """A Prometheus that scrapes while good and bad photos are sent."""
     over = threading.Event()
 
     def ask():
-        with httpx.Client(base_url=autoscaled_url, timeout=30, trust_env=False) as client:
+        with httpx.Client(
+            base_url=autoscaled_url, timeout=30, trust_env=False,
+            headers={"Authorization": f"Bearer {key}"},
+        ) as client:  # fmt: skip
             while not over.is_set():
                 for photo in (jpeg(), FORMATS["png"], b"no photo"):
                     client.post("/v1/classify", content=photo)

@@ -15,7 +15,7 @@ from deployments.http.disconnects import Disconnects
 from deployments.http.photo_route import Telemetry
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
-from deployments.settings import Limits, RequestLogSettings, Settings
+from deployments.settings import EndpointSettings, Limits, RequestLogSettings, Settings
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
 from mlc_core.errors import PhotoTooCostly, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
@@ -462,7 +462,7 @@ async def test_under_a_route_prefix_paths_are_known_and_counted(photos):
 
 
 async def test_the_metrics_endpoint_can_be_switched_off(photos):
-    client = Application(photos, Settings(metrics_endpoint=False)).client
+    client = Application(photos, Settings(endpoints=EndpointSettings(metrics="closed"))).client
     assert (await client.get("/metrics")).status_code == 404
     assert "/metrics" not in (await client.get("/openapi.json")).json()["paths"]
 
