@@ -23,10 +23,9 @@ from mlc_core.keys import Key, hash_of, read_keys
 logger = logging.getLogger("ray.serve")
 
 CLIENT = "mlc.client"  # in the ASGI scope of a request with a valid key
-# A client that sent less may send this much of its rate at once. So in any minute a client gets at
-# most 65 s of its rate while replicas stay, and uneven arrivals at the replicas cost it little
-# (tests/deployments/http/test_access.py).
-BURST_S = 5.0
+# A client that sent less may send a second of its rate at once: in any 10 s it gets at most 11 s of
+# its rate. A share below 2 photos/s may send 2 at once, or uneven arrivals would cost it too much.
+_BURST_S, _BURST_PHOTOS = 1.0, 2.0
 _READ_EVERY_S, _COUNT_EVERY_S = 1.0, 5.0
 _PREFIX = 8  # bytes of a hash by which its key is found
 
@@ -39,19 +38,19 @@ class Client:
     are, and the client waits until the bucket has filled again.
     """
 
-    __slots__ = ("_at", "_share_per_s", "_tokens", "expires_at", "name", "sha256")
+    __slots__ = ("_at", "_most", "_share_per_s", "_tokens", "expires_at", "name", "sha256")
 
     def __init__(self, key: Key, ingresses: int) -> None:
-        self._at, self._tokens, self._share_per_s = time.monotonic(), 0.0, 0.0
+        self._at, self._tokens, self._share_per_s, self._most = time.monotonic(), 0.0, 0.0, 0.0
         self.update(key, ingresses)
-        # Not full: when ingresses come and go, the buckets of new ones add little to the rate.
-        self._tokens = max(1.0, self._share_per_s)
+        self._tokens = self._most
 
     def update(self, key: Key, ingresses: int) -> None:
         """Take over what the file says, and the number of ingress replicas."""
-        self._fill()  # at the rate until now
+        self._fill()  # at the share until now
         self.name, self.sha256, self.expires_at = key.name, key.sha256, key.expires.timestamp()
         self._share_per_s = key.photos_per_s / ingresses
+        self._most = max(_BURST_PHOTOS, self._share_per_s * _BURST_S)
         self._fill()
 
     def wait_s(self) -> float:
@@ -65,8 +64,7 @@ class Client:
 
     def _fill(self) -> None:
         now = time.monotonic()
-        most = max(1.0, self._share_per_s * BURST_S)
-        self._tokens = min(most, self._tokens + (now - self._at) * self._share_per_s)
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._share_per_s)
         self._at = now
 
 

@@ -93,7 +93,7 @@ async def _count_ingresses() -> int:
     own = serve.get_replica_context()
     status = await asyncio.to_thread(serve.status)
     states = status.applications[own.app_name].deployments[own.deployment].replica_states
-    return sum(count for state, count in states.items() if state.value in _SERVING)
+    return sum(count for state, count in states.items() if state in _SERVING)
 
 
 def _collect_garbage_rarely() -> None:

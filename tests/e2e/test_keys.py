@@ -1,0 +1,120 @@
+"""Keys and rates of a running service with two ingresses, the page with a key, and CORS."""
+
+import asyncio
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from contract import BATCH, CLASSIFY, assert_problem
+from photos import jpeg
+from services import PROJECT, Service, wait_until
+
+from deployments.serve_config import ServeConfig
+from mlc_core.keys import add_key, revoke_key
+
+RATE, SECONDS = 40, 15
+ORIGIN = "https://shop.example"
+LATER = datetime.now(UTC) + timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def key(keys_file):
+    return add_key(keys_file, "shop", 10_000, LATER)
+
+
+@pytest.fixture(scope="module")
+def keyed(keys_file, key, tmp_path_factory):
+    args = {"keys_file": str(keys_file), "cors_origins": [ORIGIN]}
+    deployments = [{"name": "Ingress", "num_replicas": 2}]
+    config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
+        {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
+    )
+    with Service(config.write(tmp_path_factory.mktemp("keyed") / "config.yaml")) as service:
+        yield service
+
+
+@pytest.fixture
+def client(keyed):
+    with httpx.Client(base_url=keyed.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_the_api_needs_a_key_and_the_rest_has_its_switches(client, key):
+    for request in (
+        {"method": "POST", "url": CLASSIFY, "content": jpeg()},
+        {"method": "POST", "url": BATCH, "files": {"images": jpeg()}},
+        {"method": "GET", "url": "/v1/model"},
+        {"method": "GET", "url": "/metrics"},
+    ):
+        response = client.request(**request)
+        assert_problem(response, 401)
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        assert client.request(**request, headers=bearer(key)).status_code == 200
+    for path in ("/", "/healthz", "/readyz", "/openapi.json"):
+        assert client.get(path).status_code == 200
+
+
+def test_a_page_of_a_listed_origin_may_call(client, key):
+    preflight = {
+        "Origin": ORIGIN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    for path in (CLASSIFY, BATCH):
+        response = client.options(path, headers=preflight)
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+    for headers in (bearer(key), {}):
+        response = client.post(CLASSIFY, content=jpeg(), headers=headers | {"Origin": ORIGIN})
+        assert response.status_code == (200 if headers else 401)
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_both_ingresses_take_a_new_key_and_forget_a_revoked_one(client, keys_file):
+    key = add_key(keys_file, "new", 1000, LATER)
+    added = time.monotonic()
+
+    def statuses():
+        return {client.get("/v1/model", headers=bearer(key)).status_code for _ in range(6)}
+
+    wait_until(lambda: statuses() == {200}, "both take the new key", 10)
+    assert time.monotonic() - added < 10
+    revoke_key(keys_file, "new")
+    wait_until(lambda: statuses() == {401}, "both refuse the revoked key", 10)
+
+
+def test_a_rate_holds_over_both_ingresses_within_20_percent(keyed, client, keys_file):
+    key = add_key(keys_file, "slow", RATE, LATER)
+    wait_until(
+        lambda: {client.get("/v1/model", headers=bearer(key)).status_code for _ in range(6)}
+        == {200},
+        "both take the key", 10,
+    )  # fmt: skip
+    photo, statuses = jpeg(), Counter()
+
+    async def ask(session, until):
+        while time.monotonic() < until:
+            response = await session.post(CLASSIFY, content=photo)
+            statuses[response.status_code] += 1
+
+    async def run():
+        async with httpx.AsyncClient(
+            base_url=keyed.url, headers=bearer(key), timeout=30, trust_env=False
+        ) as session:
+            until = time.monotonic() + SECONDS
+            await asyncio.gather(*(ask(session, until) for _ in range(8)))
+
+    asyncio.run(run())
+    assert set(statuses) == {200, 429}
+    assert statuses[200] / SECONDS == pytest.approx(RATE, rel=0.2)
