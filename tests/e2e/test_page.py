@@ -1,43 +1,18 @@
 """The page at /, in a browser, as a person uses it."""
 
-import os
-import shutil
-
 import pytest
 from photos import garment, jpeg
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from mlc_core.spec import HEADS
 from samples.garments import as_file
 
-CHROMIUM = shutil.which("chromium")
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 LOOKS = {
     "desktop-light": DESKTOP | {"color_scheme": "light"},
     "desktop-dark": DESKTOP | {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is missing; scripts/install-test-packages brings it")
-        pytest.skip("needs chromium; scripts/install-test-packages brings it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Claims about the file of keys and the command that manages it."""
 
 import json
+import shlex
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from readme import printed
 
 from mlc_core.cli import main
 from mlc_core.errors import KeysError
@@ -132,3 +134,16 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
     add_key(link, "app", 1, LATER)
     assert link.is_symlink()
     assert len(read_keys(file)) == 2
+
+
+def test_the_commands_that_the_readme_prints_work(file, capsys):
+    commands = (
+        printed(".venv/bin/mlc keys add"),
+        printed(".venv/bin/mlc keys list"),
+        printed(".venv/bin/mlc keys revoke"),
+    )
+    for command in commands:
+        _, *arguments = shlex.split(command)
+        assert main([*arguments, "--file", str(file)]) == 0
+    assert "shop" in capsys.readouterr().out
+    assert read_keys(file) == []
