@@ -9,7 +9,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
 .PHONY: serve stop check-config test test-unit test-slow check generate train evaluate bench peers observability \
-	chaos loadtest capacity plan compare lock
+	chaos loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
 	@exec $(BIN)/python -m launcher start --host $(HOST) --port $(PORT) --config $(CONFIG)
@@ -88,9 +88,28 @@ evaluate: .venv/dev
 compare: .venv/dev
 	$(BIN)/python -m bench.one_or_four $(DATA) $(ARGS)
 
-# Updates every pinned dependency. Needs uv, which nothing else needs.
+# Updates every pinned dependency, and the hashes of those that serving needs. Needs uv, which nothing else needs.
 lock:
 	uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header --upgrade -o requirements.lock
+	uv pip compile pyproject.toml --universal --no-annotate --no-header -c requirements.lock \
+		--generate-hashes -o requirements.serve.lock
+
+# Known vulnerabilities of what serving installs; it asks PyPI.
+audit: .audit/ready
+	.audit/bin/pip-audit -r requirements.serve.lock --require-hashes --disable-pip
+
+# The licence of every package in .venv.
+licences: .venv/serve .audit/ready
+	@.audit/bin/pip-licenses --python $(BIN)/python --format=markdown
+
+# The packages that serving installs, as CycloneDX JSON.
+sbom: .audit/ready
+	@.audit/bin/cyclonedx-py requirements requirements.serve.lock
+
+.audit/ready: | .venv/bin/python
+	@$(BIN)/python -m venv .audit
+	@.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit pip-licenses cyclonedx-bom
+	@touch $@
 
 .venv/bin/python:
 	@echo "creating a virtual environment with $(PYTHON) …"
