@@ -263,6 +263,7 @@ def test_the_readme_s_cluster_serves_and_stops_as_printed(tmp_path):
     blocks = {block.splitlines()[0]: block for block in BLOCKS}
     start, stop = blocks[printed('export PATH="$PWD')], blocks[printed("serve status")]
     assert printed("set -a") in start
+    assert printed("export RAY_SERVE_HAPROXY_BINARY_PATH") in start
     assert printed("ray get-auth-token") in start
     assert printed("ray start") in start
     assert printed("serve deploy") in start
