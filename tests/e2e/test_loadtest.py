@@ -30,6 +30,12 @@ def command(scenario, url, out, *options):
             "--host", url, "--out", str(out), *options]  # fmt: skip
 
 
+def two_workers():
+    """Options of Locust. By default every run listens for workers on the same port."""
+    port = str(free_port())
+    return ["--processes", "2", "--master-bind-port", port, "--master-port", port]
+
+
 def run(scenario, url, out, *options):
     """Its exit code, its line of JSON, and all that it said."""
     done = subprocess.run(
@@ -87,7 +93,7 @@ def test_a_spike_is_met_by_four_classifiers_then_one_and_nobody_waits_for_them(
 
 def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(url, tmp_path):
     html = tmp_path / "locust.html"
-    options = ["--processes", "2", "--peak", "8", "--seconds", "8", "--html", str(html)]
+    options = [*two_workers(), "--peak", "8", "--seconds", "8", "--html", str(html)]
     _, line, said = run("hostile", url, tmp_path, *options)
     assert line["faults"] == {}, said
     assert line["measured"]["error_share"] == line["measured"]["refused_share"] == 0
@@ -111,7 +117,7 @@ def test_make_loadtest_leaves_its_report(url):
 
 
 def test_two_workers_share_the_rate_of_an_open_loop(url, tmp_path):
-    options = ["--processes", "2", "--open-loop", "--peak", "40", "--seconds", "10"]
+    options = [*two_workers(), "--open-loop", "--peak", "40", "--seconds", "10"]
     _, line, said = run("steady", url, tmp_path, *options)
     assert line["faults"] == {}, said
     assert 300 < line["measured"]["requests"] < 500, said
