@@ -9,7 +9,7 @@ has no settings for:
 - Errors of HAProxy itself are problem details, like all others.
 - Until Serve names the application, the response is 503 with Retry-After, not 404.
 
-A HAProxy that is killed starts again at once. One that is told of no ingress keeps the last ones.
+A HAProxy that is killed starts again at once. If Serve names no ingress, HAProxy keeps the last ones.
 """
 
 from __future__ import annotations
