@@ -9,7 +9,7 @@ has no settings for:
 - Errors of HAProxy itself are problem details, like all others.
 - Until Serve names the application, the response is 503 with Retry-After, not 404.
 
-A HAProxy that is killed starts again at once. If Serve names no ingress, HAProxy keeps the last ones.
+A HAProxy that is killed starts again at once. If Serve names no ingress, the last ones stay.
 """
 
 from __future__ import annotations
