@@ -1,6 +1,6 @@
 """The file of API keys: read, checked, and changed by `mlc keys`. It holds hashes, never a key.
 
-A key has 256 random bits. Nobody can guess one, so SHA-256 protects it as well as a slow hash of
+A key has 256 random bits and can't be guessed, so SHA-256 protects it as well as a slow hash of
 passwords would, at a microsecond per request.
 """
 

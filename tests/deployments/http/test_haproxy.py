@@ -14,6 +14,7 @@ import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
+from deployments.http import haproxy
 from deployments.http.haproxy import BINARY, COMMAND, LARGEST_REFUSED_BYTES, with_our_rules
 from launcher.processes import free_ports
 
@@ -300,6 +301,11 @@ async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp
         response = await proxy.post()
         assert_problem(response, 503, "unavailable")
         assert response.headers["retry-after"] == "1"
+
+
+def test_the_rules_and_the_ingress_agree_on_what_the_buffer_holds():
+    rules = haproxy._RULES.read_text(encoding="utf-8")
+    assert f"req.hdr_val(content-length) -m int lt {LARGEST_REFUSED_BYTES}\n" in rules
 
 
 def test_another_configuration_than_this_rays_is_not_served(tmp_path):
