@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 
+from mlc_core.errors import PhotoFault
 from mlc_core.spec import ImageSize
 
 _QUOTED_CHARACTERS = 40
@@ -61,6 +62,10 @@ class RateExceeded(RequestError):
 
     def __str__(self) -> str:
         return f"over the rate of this key; try again in {self._retry_after_s} s"
+
+
+class HarmfulPhoto(PhotoFault):
+    """The photo takes down the process that decodes it; see `pipeline.quarantine`."""
 
 
 class ServiceError(Exception):

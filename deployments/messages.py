@@ -55,10 +55,12 @@ class PhotoGroup(NamedTuple):
     Attributes:
         deadline: the latest deadline of its photos. If the deadline of one photo passes earlier,
             the ingress answers that photo itself.
+        harmful: digests of photos that the receiver is to refuse; see `pipeline.quarantine`.
     """
 
     photos: Sequence[Photo]
     deadline: Deadline
+    harmful: Sequence[bytes] = ()
 
 
 class ImageGroup(NamedTuple):

@@ -17,11 +17,11 @@ from deployments.http.disconnects import Disconnects
 from deployments.http.middleware import take_photos
 from deployments.http.photo_route import Telemetry
 from deployments.http.readiness import Readiness
-from deployments.messages import GroupAnswers, PhotoGroup
 from deployments.pipeline.autoscaling import REQUESTS_HELD
 from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.pipeline.merging import merge_descriptions
+from deployments.pipeline.quarantine import Quarantine
 from deployments.pipeline.wire import encode_photos
 from deployments.settings import Settings
 from deployments.telemetry.recorder import Recorder
@@ -41,11 +41,12 @@ class Ingress:
         settings: Settings,
         recorder: Recorder | None = None,
     ) -> None:
-        self._preprocess = Target(preprocessor, "preprocess", encode_photos)
+        preprocess = Target(preprocessor, "preprocess", encode_photos)
         self._describe = [connect(classifier, "describe") for classifier in classifiers]
         self._settings = settings
         self._recorder = recorder or Recorder()
-        self._dispatcher = Dispatcher(self._send, settings, self._recorder)
+        send = Quarantine(preprocess.once, preprocess.once_connected)
+        self._dispatcher = Dispatcher(send, settings, self._recorder)
         self._readiness = Readiness(self._dispatcher.send, lambda: self._dispatcher.last_answer_at)
         self._request_log = RequestLog(settings.request_log, request_log_file(), self._recorder)
         self._disconnects = Disconnects()
@@ -80,9 +81,6 @@ class Ingress:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks a replica for when it scales; see `autoscaling`."""
         return {REQUESTS_HELD: float(self._request_log.in_progress)}
-
-    async def _send(self, group: PhotoGroup) -> GroupAnswers:
-        return await self._preprocess(group)
 
     async def _describe_model(self) -> Mapping[str, Any]:
         return merge_descriptions(await asyncio.gather(*map(call, self._describe)))

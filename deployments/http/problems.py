@@ -37,6 +37,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.UndecodablePhoto: (422, "undecodable-photo"),
     mlc_errors.PhotoTooLarge: (422, "photo-too-large"),
     mlc_errors.PhotoTooCostly: (422, "photo-too-costly"),
+    errors.HarmfulPhoto: (422, "harmful-photo"),
     errors.RateExceeded: (429, "rate-exceeded"),
     errors.Overloaded: (503, "overloaded"),
     errors.Unavailable: (503, "unavailable"),

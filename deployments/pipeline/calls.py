@@ -1,12 +1,12 @@
 """Calls from one deployment to another, and their retry when a replica dies.
 
 Groups go by the data plane, a frame each way, which costs less than a call by Serve's handle. The
-handle is the way for everything else, and for groups while no replica is connected, or after two
-were lost.
+handle is the way for everything else, and for groups while no replica is connected.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -15,10 +15,11 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import Unavailable
 from deployments.messages import GroupAnswers
-from deployments.pipeline.replicas import ReplicaLost, Replicas
+from deployments.pipeline.replicas import NotSent, ReplicaLost, Replicas
 from deployments.pipeline.wire import Encode
 
-_TRIES = 2
+_TRIES = 3
+_UNAVAILABLE = "no replica that classifies is available; try again"
 
 
 def connect(handle: DeploymentHandle[Any], method: str) -> Any:
@@ -43,23 +44,46 @@ class Target:
         self._replicas = Replicas(handle.deployment_id)
 
     async def __call__(self, group: Any) -> GroupAnswers:
-        """Answer a group; tries another replica when the first one is lost.
+        """Answer a group; tries other replicas when one is lost.
 
         While Serve lists no replica it waits, so callers set a time limit.
 
         Raises:
             Unavailable: no replica answered.
         """
-        replica = self._replicas.choose()
         for _ in range(_TRIES):
-            if replica is None:
-                break
-            try:
+            with suppress(ReplicaLost):
+                return await self.once(group)
+        raise Unavailable(_UNAVAILABLE)
+
+    async def once(self, group: Any) -> GroupAnswers:
+        """Answer a group by one replica, by the data plane or else by Serve's handle.
+
+        Raises:
+            ReplicaLost: the replica was lost, perhaps before the group reached it.
+            Unavailable: no replica answered.
+        """
+        while replica := self._replicas.choose():
+            with suppress(NotSent):
                 return await replica.call(self._encode, group)
-            except ReplicaLost:
-                replica = self._replicas.choose(other_than=replica)
-        answers: GroupAnswers = await call(self._method, group)
+        try:
+            answers: GroupAnswers = await self._method.remote(group)
+        except RayActorError as error:
+            raise ReplicaLost(str(error)) from error
+        except (BackPressureError, DeploymentUnavailableError) as error:
+            raise Unavailable(_UNAVAILABLE) from error
         return answers
+
+    async def once_connected(self, group: Any) -> GroupAnswers:
+        """Answer a group by one replica that is connected; waits for one.
+
+        Raises:
+            ReplicaLost: the replica was lost after the group was sent.
+        """
+        while True:
+            replica = await self._replicas.connected()
+            with suppress(NotSent):
+                return await replica.call(self._encode, group)
 
 
 async def call(method: Any, *arguments: Any) -> Any:
@@ -76,4 +100,4 @@ async def call(method: Any, *arguments: Any) -> Any:
         except RayActorError:
             return await method.remote(*arguments)
     except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
-        raise Unavailable("no replica that classifies is available; try again") from error
+        raise Unavailable(_UNAVAILABLE) from error

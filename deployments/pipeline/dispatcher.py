@@ -19,6 +19,9 @@ from mlc_core.labels import Choice
 
 _LATE = "no answer within the deadline of a request; try again"
 _SILENT = "no replica that classifies has answered within the deadline of a request; try again"
+# When the only ingress is lost, its successor takes about so long to start (docs/faults.md). What
+# has come meanwhile waits at Serve's fallback proxy.
+_FIRST_WAIT_S = 5.0
 
 
 class Dispatched(NamedTuple):
@@ -70,6 +73,7 @@ class Dispatcher:
                 limits.max_waiting,
                 settings.max_wait_s,
                 limits.max_waiting_bytes,
+                _FIRST_WAIT_S,
             )
             return Batcher(
                 partial(self._run, f"{queue}_queue"), bounds, recorder.batch_observer(queue)

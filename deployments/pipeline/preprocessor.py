@@ -35,6 +35,7 @@ from deployments.pipeline.lanes import is_large
 from deployments.pipeline.listener import Listener
 from deployments.pipeline.merging import merge_outcomes
 from deployments.pipeline.priority import give_way
+from deployments.pipeline.quarantine import HarmfulPhotos
 from deployments.pipeline.wire import decode_photos, encode_images
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, STAGE_DURATION
@@ -79,6 +80,7 @@ class Preprocessor:
             Target(classifier, "classify", encode_images) for classifier in classifiers
         ]
         self._groups_held = 0
+        self._harmful = HarmfulPhotos()
         self._ask_image_size = connect(classifiers[0], "image_size")
         self._settings = settings
         self._recorder = recorder or Recorder()
@@ -125,7 +127,8 @@ class Preprocessor:
             self._groups_held -= 1
 
     async def _preprocess(self, group: PhotoGroup) -> GroupAnswers:
-        progress = _Progress(group)
+        self._harmful.add(group.harmful)
+        progress = _Progress(group, self._harmful.refusals(group.photos))
         if self._recorder.enabled:
             traffic = (photo.data for photo in group.photos if photo.request_id != PROBE_ID)
             for name, count in Counter(map(format_of, traffic)).items():
@@ -159,7 +162,7 @@ class Preprocessor:
         self, progress: _Progress, waiting: Sequence[int], size: ImageSize
     ) -> dict[int, NDArray[np.uint8]]:
         """The images of the photos in `waiting`, by their number in the group."""
-        photos, deadline = progress.group
+        photos, deadline = progress.group.photos, progress.group.deadline
         max_pixels = self._settings.limits.max_photo_pixels
         large = is_large(photos[waiting[0]].data, self._settings.large_photo_bytes)
         threads = self._large if large else self._small
@@ -190,7 +193,7 @@ class Preprocessor:
     ) -> list[tuple[int, Answer]]:
         if not images:
             return []
-        photos, deadline = progress.group
+        photos, deadline = progress.group.photos, progress.group.deadline
         height_px, width_px, _ = next(iter(images.values())).shape
         group = ImageGroup(
             b"".join(image.tobytes() for image in images.values()),

@@ -42,6 +42,10 @@ class ReplicaLost(ConnectionError):
     """The connection broke before the answer came; the group may go to another replica."""
 
 
+class NotSent(ReplicaLost):
+    """The connection was gone before the group was sent."""
+
+
 class Replica:
     """One connection to a replica; calls share it.
 
@@ -105,18 +109,19 @@ class Replica:
         """Send a group and wait for its answers.
 
         Raises:
-            ReplicaLost: the connection broke.
+            NotSent: the connection is gone.
+            ReplicaLost: it broke before the answer came.
             ValueError: the group is over the limit of a frame.
         """
         connection = self._connection
         if connection is None:
-            raise ReplicaLost("not connected")
+            raise NotSent("not connected")
         await connection.writable()
         number = next(self._numbers)
         try:
             connection.send(number, *encode(group))
         except ConnectionError as error:
-            raise ReplicaLost(str(error)) from error
+            raise NotSent(str(error)) from error
         future = self._pending[number] = asyncio.get_running_loop().create_future()
         answers: GroupAnswers = await future
         return answers
@@ -164,6 +169,7 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         self._listed: frozenset[str] = frozenset()
         self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()  # another one for each replica that connects
         self.update(_LISTED.get(deployment, {}))
 
     @property
@@ -175,13 +181,18 @@ class Replicas:
         """Take over Serve's list. From any thread."""
         self._loop.call_soon_threadsafe(self._update, listed, context=contextvars.Context())
 
-    def choose(self, *, other_than: Replica | None = None) -> Replica | None:
+    async def connected(self) -> Replica:
+        """As choose, but wait until one is ready."""
+        while (replica := self.choose()) is None:
+            await self._changed.wait()
+        return replica
+
+    def choose(self) -> Replica | None:
         """The listed replica with the fewest calls in flight from here; None when none is ready."""
         ready = [
             replica
             for name in self._listed
             if (replica := self._replicas.get(name)) and replica.takes_new
-            and replica is not other_than
         ]  # fmt: skip
         return min(
             ready,
@@ -211,6 +222,8 @@ class Replicas:
                     logger.warning("groups for replica %s go by Serve's handle: %s", name, why)
             else:
                 self._replicas[name] = replica
+                self._changed.set()
+                self._changed = asyncio.Event()
                 await replica.lost.wait()
                 del self._replicas[name]
             await asyncio.sleep(_RETRY_EVERY_S)

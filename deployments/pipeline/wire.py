@@ -28,7 +28,7 @@ from mlc_core import errors as mlc_errors
 from mlc_core.labels import Choice
 from mlc_core.spec import ImageSize
 
-PROTOCOL = b"MLC\x01"  # the last byte is its version: replicas of another one refuse it
+PROTOCOL = b"MLC\x02"  # the last byte is its version: replicas of another one refuse it
 HEADER = struct.Struct("!QII")  # call, bytes of the head, bytes of the payload
 MAX_HEAD_BYTES, MAX_PAYLOAD_BYTES = 2**20, 2**30
 _MAX_ERROR_CHARACTERS = 2000
@@ -39,7 +39,7 @@ Parts = tuple[bytes, Sequence[Buffer]]  # a head, and the parts of a payload
 _ERRORS: dict[str, Callable[[str], Exception]] = {
     kind.__name__: kind
     for kind in (
-        errors.DeadlinePassed, errors.Overloaded, errors.Unavailable,
+        errors.DeadlinePassed, errors.Overloaded, errors.Unavailable, errors.HarmfulPhoto,
         mlc_errors.UnsupportedFormat, mlc_errors.UndecodablePhoto, mlc_errors.PhotoTooLarge,
         mlc_errors.PhotoTooCostly,
         ValueError, RuntimeError,
@@ -56,6 +56,7 @@ class _PhotoHead(msgspec.Struct, array_like=True):
 class _PhotoGroupHead(msgspec.Struct, array_like=True):
     left_s: float
     photos: list[_PhotoHead]
+    harmful: list[bytes]
 
 
 class _ImageGroupHead(msgspec.Struct, array_like=True):
@@ -88,7 +89,7 @@ _decode_answers = msgspec.msgpack.Decoder(_AnswersHead).decode
 
 def encode_photos(group: PhotoGroup) -> Parts:
     heads = [_PhotoHead(len(p.data), p.choice, p.request_id) for p in group.photos]
-    head = _encode(_PhotoGroupHead(group.deadline.left_s(), heads))
+    head = _encode(_PhotoGroupHead(group.deadline.left_s(), heads, list(group.harmful)))
     return head, [photo.data for photo in group.photos]
 
 
@@ -99,7 +100,7 @@ def decode_photos(head: Buffer, payload: memoryview) -> PhotoGroup:
         data = bytes(_slice(payload, at, photo.size_bytes))
         photos.append(Photo(data, photo.choice, photo.request_id))
         at += photo.size_bytes
-    return PhotoGroup(photos, Deadline.after(group.left_s))
+    return PhotoGroup(photos, Deadline.after(group.left_s), group.harmful)
 
 
 def encode_images(group: ImageGroup) -> Parts:

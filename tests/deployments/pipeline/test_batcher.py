@@ -497,6 +497,20 @@ async def test_too_much_after_an_outage_is_refused_again_within_seconds():
     await drain(taken, clock)
 
 
+async def test_a_new_batcher_takes_what_has_gathered_while_there_was_none():
+    clock = Clock()
+    engine = TimedEngine(clock, 0.001)
+    limits = BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5, first_wait_s=5.0)
+    batcher = Batcher(engine.run, limits, clock=clock)
+    gathered, refused_at = await offer(batcher, clock, per_s=400_000, seconds=0.01)
+    assert not refused_at
+    taken, refused_at = await offer(batcher, clock, per_s=500, seconds=20)
+    assert not refused_at
+    taken, refused_at = await offer(batcher, clock, per_s=2000, seconds=20)
+    assert batcher.expected_wait_s() == pytest.approx(0.5, rel=0.2)
+    await drain([*gathered, *taken], clock)
+
+
 async def test_an_outage_is_bounded_by_bytes():
     clock = Clock()
     engine = Engine(open_gate=False)
