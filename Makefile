@@ -57,6 +57,16 @@ peers: .venv/dev
 chaos: .venv/dev
 	$(BIN)/python -m bench.chaos $(ARGS)
 
+# 20,000 requests that no honest client sends, and a verdict on what they do to others.
+# ARGS: of bench.fuzz, as --requests 2000
+fuzz: .venv/dev
+	$(BIN)/python -m bench.fuzz $(ARGS)
+
+# Half an hour of mixed traffic, and a verdict on memory, files, logs and latency.
+# ARGS: of bench.soak, as --minutes 240
+soak: .venv/dev
+	$(BIN)/python -m bench.soak $(ARGS)
+
 # What metrics and the request log cost, and the pictures of the dashboard. Needs wrk and prometheus.
 observability: .venv/dev
 	$(BIN)/python -m bench.observability $(ARGS)
