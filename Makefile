@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop check-config test test-unit test-slow check generate train evaluate bench peers observability \
+.PHONY: serve stop check-config test fuzz soak rollouts test-unit test-slow check generate train evaluate bench peers observability \
 	chaos loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
@@ -56,6 +56,11 @@ peers: .venv/dev
 # ARGS: of bench.chaos, as --replicas 1 --seconds 100
 chaos: .venv/dev
 	$(BIN)/python -m bench.chaos $(ARGS)
+
+# Other args, other code, another model and two that fail, each under load, and a verdict.
+# ARGS: of bench.rollouts, as --replicas 1
+rollouts: .venv/dev
+	$(BIN)/python -m bench.rollouts $(ARGS)
 
 # 20,000 requests that no honest client sends, and a verdict on what they do to others.
 # ARGS: of bench.fuzz, as --requests 2000

@@ -126,18 +126,26 @@ class Service:
         Raises:
             RuntimeError: Serve refused it.
         """
-        serve = Path(sys.executable).with_name("serve")
-        (address,) = re.findall(r"--address (\S+)", self.output)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(config.listening("127.0.0.1", self.port).to_yaml())
             file.flush()
-            done = subprocess.run(
-                [serve, "deploy", "--address", address, file.name],
-                check=False, capture_output=True, text=True,
-                env=self._env | {"RAY_AUTH_MODE": "token"},  # as `ray.init` sets a cluster up
-            )  # fmt: skip
+            self._serve("deploy", file.name)
+
+    def status(self) -> str:
+        """What `serve status` prints."""
+        return self._serve("status")
+
+    def _serve(self, command: str, *arguments: str) -> str:
+        serve = Path(sys.executable).with_name("serve")
+        (address,) = re.findall(r"--address (\S+)", self.output)
+        done = subprocess.run(
+            [serve, command, "--address", address, *arguments],
+            check=False, capture_output=True, text=True,
+            env=self._env | {"RAY_AUTH_MODE": "token"},  # as `ray.init` sets a cluster up
+        )  # fmt: skip
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
+        return done.stdout
 
     def __enter__(self) -> Self:
         try:
