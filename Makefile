@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop check-config test fuzz soak rollouts test-unit test-slow check generate train evaluate bench peers observability \
+.PHONY: serve stop check-config test fuzz soak slow-clients rollouts test-unit test-slow check generate train evaluate bench peers observability \
 	chaos loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
@@ -66,6 +66,11 @@ rollouts: .venv/dev
 # ARGS: of bench.fuzz, as --requests 2000
 fuzz: .venv/dev
 	$(BIN)/python -m bench.fuzz $(ARGS)
+
+# 2,000 connections that send a byte a second, and a verdict on what others notice.
+# ARGS: of bench.slow_clients, as --clients 500
+slow-clients: .venv/dev
+	$(BIN)/python -m bench.slow_clients $(ARGS)
 
 # Half an hour of mixed traffic, and a verdict on memory, files, logs and latency.
 # ARGS: of bench.soak, as --minutes 240
