@@ -153,6 +153,9 @@ def with_our_rules(generated: str, folder: Path) -> str:
     text = _replace(r"(?: +errorfile .*\n)+", errors, generated)
     # Classification has no side effects: what a lost ingress has not answered goes to another one.
     text = _replace(r"(?<=    retry-on )conn-failure$", "conn-failure empty-response", text)
+    # Serve has no setting for where metrics and statistics listen, and needs neither.
+    text = _replace(r"(?<=frontend prometheus\n    bind )(?=:\d+$)", "127.0.0.1", text)
+    text = _replace(r"(?<=  bind )\*(?=:\d+$)", "127.0.0.1", text)
     text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
     has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
     unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"

@@ -1,12 +1,17 @@
 """Starting and stopping on one machine: clear errors, nothing left behind."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 
+import psutil
 import pytest
 from services import PROJECT, Running, Service, answers, environment, free_port, left_over
+
+from bench.servers import process_name
+from launcher.processes import processes
 
 
 @contextmanager
@@ -62,6 +67,40 @@ def test_a_start_and_a_stop_remove_what_a_killed_driver_left(tmp_path):
             assert "removing what did not stop by itself" in stopping.output
             assert f"stopped the service on port {second.port}" in stopping.output
             second.assert_nothing_left()
+
+
+# They listen for Ray, which asks for its token; docs/security.md has the firewall rule.
+_RAY = {
+    "launcher", "gcs_server", "raylet", "dashboard", "DashboardAgent", "RuntimeEnvAgent",
+    "ServeController", "HAProxyManager", "ProxyActor", "Ingress", "Preprocessor", "Classifier",
+    "other Ray",
+}  # fmt: skip
+
+
+def test_beyond_loopback_only_ray_listens(service):
+    """And no port of it tells anything without a token, but its metrics."""
+    found = {}
+    for process in processes(service.port):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN:
+                    found[each.laddr.port] = (process_name(process), each.laddr.ip)
+    assert ("HAProxy", "127.0.0.1") in found.values()
+    beyond = {port: name for port, (name, ip) in found.items() if ip != "127.0.0.1"}
+    assert set(beyond.values()) <= _RAY
+    assert {(beyond[port], told) for port in beyond if (told := tells(port))} == set()
+
+
+def tells(port):
+    """What it answers to a request without a token that is no error and no metrics."""
+    for path in ("/", "/v1/classify", "/api/cluster_status"):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as peer:
+            peer.sendall(f"GET {path} HTTP/1.0\r\nHost: ray\r\n\r\n".encode())
+            with peer.makefile("rb") as file:
+                head, _, body = file.read(10_000).partition(b"\r\n\r\n")
+            if b" 200 " in head.partition(b"\r\n")[0] and not body.startswith((b"#", b"ray_")):
+                return head + body
+    return b""
 
 
 def test_stop_where_nothing_runs_says_so(tmp_path):
