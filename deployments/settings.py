@@ -116,6 +116,21 @@ class RequestLogSettings(_Strict):
     )
 
 
+class TracingSettings(_Strict):
+    """OpenTelemetry traces of requests for labels."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+/.+")] | None = Field(
+        default=None,
+        description="where to send traces by OTLP over HTTP, as "
+        "`http://collector:4318/v1/traces`; without it there are none",
+    )
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="share of the requests without a `traceparent` that is traced; a request with "
+        "one is traced if it says so",
+    )
+
+
 class Settings(_Strict):
     """The `args` of the application."""
 
@@ -154,6 +169,7 @@ class Settings(_Strict):
         default=2, description="threads of a preprocessor that decode, for each lane"
     )
     request_log: RequestLogSettings = RequestLogSettings()
+    tracing: TracingSettings = TracingSettings()
     keys_file: str | None = Field(
         default=None,
         min_length=1,

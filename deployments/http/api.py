@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -32,6 +32,9 @@ from deployments.settings import Openness, Settings
 from deployments.telemetry.exposition import exposition
 from deployments.telemetry.request_log import Entry
 from mlc_core.errors import PhotoFault
+
+if TYPE_CHECKING:
+    from deployments.telemetry.tracing import Headers
 
 BATCH = "/v1/classify/batch"
 _PAGE = Path(__file__).with_name("page.html")
@@ -161,7 +164,7 @@ class Api(Starlette):
         # Around the check of keys: browsers send none with a preflight.
         self._answer = Cors(self._admit, cors_origins) if cors_origins else self._admit
         self.photo_route, self._problems = photo_route, problems
-        self._request_log = telemetry.request_log
+        self._request_log, self._tracing = telemetry.request_log, telemetry.tracing
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,14 +180,18 @@ class Api(Starlette):
         entry = scope[ENTRY] = self._request_log.begin(
             next(ids, b"").decode("latin-1"), path if path in self._paths else "other"
         )
+        tracing = self._tracing if path in (CLASSIFY, BATCH) else None
+        extra = tracing.begin(entry, scope["headers"]) if tracing else ()
         try:
-            await self._answer(scope, receive, _noting_status(send, entry))
+            await self._answer(scope, receive, _noting_status(send, entry, extra))
         except asyncio.CancelledError:  # by Serve, when the client leaves
             if not entry.problem:
                 self._problems.client_left(entry)
             raise
         finally:
             self._request_log.end(entry)
+            if tracing:
+                tracing.end(entry)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope[ENTRY]
@@ -204,10 +211,11 @@ class Api(Starlette):
         await super().__call__(scope, receive, send)
 
 
-def _noting_status(send: Send, entry: Entry) -> Send:
+def _noting_status(send: Send, entry: Entry, extra: Headers) -> Send:
     async def send_and_note(message: Message) -> None:
         if message["type"] == "http.response.start":
             entry.status = int(message["status"])
+            message["headers"] = [*message.get("headers", ()), *extra]
         await send(message)
 
     return send_and_note

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +28,9 @@ from deployments.telemetry.catalogue import KEY_PHOTOS, PHOTOS_ANSWERED
 from deployments.telemetry.recorder import Recorder
 from deployments.telemetry.request_log import Entry, RequestLog
 
+if TYPE_CHECKING:
+    from deployments.telemetry.tracing import Tracing
+
 CLASSIFY = "/v1/classify"
 ENTRY = "mlc.request_log_entry"  # in the ASGI scope of a request that came through Serve
 _PAUSE_S = 0.04
@@ -41,6 +44,7 @@ class Telemetry(NamedTuple):
 
     recorder: Recorder
     request_log: RequestLog
+    tracing: Tracing | None = None
 
 
 def count_photos(
@@ -65,7 +69,7 @@ class PhotoRoute:
         access: Access | None = None,
     ) -> None:
         self._dispatcher, self._problems, self._disconnects = dispatcher, problems, disconnects
-        self._recorder, self._request_log = telemetry
+        self._recorder, self._request_log, self._tracing = telemetry
         self._access = access
         self._cors = Cors(self, settings.cors_origins) if settings.cors_origins else None
         self._pause_began, self._pause_over = float("-inf"), asyncio.Event()
@@ -104,6 +108,7 @@ class PhotoRoute:
             await linger(send)
             return
         entry = self._request_log.begin(request_id.decode("latin-1"), CLASSIFY)
+        extra = self._tracing.begin(entry, scope["headers"]) if self._tracing else ()
         try:
             if client is not None:
                 entry.key = client.name
@@ -113,10 +118,13 @@ class PhotoRoute:
                 if client is not None:
                     client.take(1)
                 response = await self._response(scope, upload, receive, entry)
+            response.headers.extend(extra)
             await self._send(response, request_id, scope, send)
         finally:
             self.count(entry, client)
             self._request_log.end(entry)
+            if self._tracing:
+                self._tracing.end(entry)
         if entry.status != _OK:
             await linger(send)
 

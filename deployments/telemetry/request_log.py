@@ -17,12 +17,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from deployments.messages import Trace
 from deployments.settings import Level, RequestLogSettings
 from deployments.telemetry.catalogue import REQUEST_DURATION, STAGE_DURATION
 from deployments.telemetry.recorder import Recorder
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 logger = logging.getLogger("ray.serve")
 
@@ -43,11 +46,12 @@ class Entry:
         stages_s: stage -> seconds, of the stages in the ingress.
         traces: traces of the groups that its photos travelled with.
         ended: when the request ended, in Unix seconds.
+        span: the request's, if it is traced; see `tracing`.
     """
 
     __slots__ = (
         "began", "duration_s", "ended", "key", "photos", "problem", "request_id", "route",
-        "stages_s", "status", "traces",
+        "span", "stages_s", "status", "traces",
     )  # fmt: skip
 
     def __init__(self, request_id: str, route: str) -> None:
@@ -58,6 +62,7 @@ class Entry:
         self.stages_s = {"read": 0.0}
         self.traces: list[Trace] = []
         self.ended = self.duration_s = 0.0
+        self.span: Span | None = None
 
     def note_read(self) -> None:
         """Note that the body has arrived."""
