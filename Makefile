@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop check-config test fuzz soak slow-clients rollouts test-unit test-slow check generate train evaluate bench peers observability \
+.PHONY: serve stop check-config test fuzz soak slow-clients rollouts node-loss test-unit test-slow check generate train evaluate bench peers observability \
 	chaos loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
@@ -66,6 +66,10 @@ rollouts: .venv/dev
 # ARGS: of bench.fuzz, as --requests 2000
 fuzz: .venv/dev
 	$(BIN)/python -m bench.fuzz $(ARGS)
+
+# Three of Ray's nodes in networks of their own, two of which are lost under load. Needs root and ip.
+node-loss: .venv/dev
+	$(BIN)/python -m pytest -n0 -s -m slow tests/e2e/test_node_loss.py
 
 # 2,000 connections that send a byte a second, and a verdict on what others notice.
 # ARGS: of bench.slow_clients, as --clients 500

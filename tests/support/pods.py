@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Pod:
     """`ray start --block`, as KubeRay runs it."""
 
     def __init__(self, address: str, folder: Path, env: dict[str, str], *options: str) -> None:
-        name = address.rpartition(".")[2]
+        name = self._name = address.rpartition(".")[2]
         run(f"ip netns add {name}")
         run(f"ip link add v{name} type veth peer name eth0 netns {name}")
         run(f"ip link set v{name} master bridge up")
@@ -78,12 +79,24 @@ class Pod:
                 env=env, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def terminate(self) -> float:
-        """Send SIGTERM to its first process, as the kubelet does; return the seconds it took."""
+    def cut_off(self) -> None:
+        """Take its link down: nothing that it says or is told arrives."""
+        run(f"ip link set v{self._name} down")
+
+    def kill(self) -> None:
+        """Kill every process of it at once, and keep its network."""
+        os.kill(self._first(), signal.SIGKILL)
+        self._process.wait(30)
+
+    def _first(self) -> int:
         pid = self._process.pid
         (first,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(first)
+
+    def terminate(self) -> float:
+        """Send SIGTERM to its first process, as the kubelet does; return the seconds it took."""
         began = time.monotonic()
-        os.kill(int(first), signal.SIGTERM)
+        os.kill(self._first(), signal.SIGTERM)
         self._process.wait(150)
         return time.monotonic() - began
 
@@ -117,15 +130,35 @@ def placed() -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def main() -> None:
-    asked: dict[str, Any] = json.load(sys.stdin)
-    folder = Path(asked["folder"])
+def network(asked: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+    """Make the bridge that pods are plugged into; the folder and the environment of Ray."""
     run("mount -t tmpfs tmpfs /run")  # ip keeps the names of namespaces there
     for command in ("add bridge type bridge", "set bridge up", "set lo up"):
         run(f"ip link {command}")
     run("ip addr add 10.9.0.1/24 dev bridge")
     env = os.environ | asked["env"] | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     env["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(Path(sys.executable).with_name("mlc-haproxy"))
+    return Path(asked["folder"]), env
+
+
+def start_head(folder: Path, env: dict[str, str]) -> None:
+    """The head of the cluster, on which nothing of Serve's replicas runs."""
+    Pod(HEAD, folder, env, "--head", "--num-cpus=0", "--dashboard-host=0.0.0.0")
+    wait_for(lambda: status(f"http://{HEAD}:8265/api/serve/applications/", token=True) == 200, 90)
+
+
+def deploy(folder: Path, env: dict[str, str], config: str) -> None:
+    (folder / "serve_config.yaml").write_text(config)
+    serve = Path(sys.executable).with_name("serve")
+    command = [serve, "deploy", "--address", f"http://{HEAD}:8265", folder / "serve_config.yaml"]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+
+
+def main() -> None:
+    asked: dict[str, Any] = json.load(sys.stdin)
+    folder, env = network(asked)
 
     def worker(address: str, group: str) -> Pod:
         labels = ",".join(f"{k}={v}" for k, v in asked["groups"][group]["labels"].items())
@@ -133,15 +166,10 @@ def main() -> None:
         options = (f"--address={HEAD}:6379", f"--num-cpus={cpus}", f"--labels={labels}")
         return Pod(address, folder, env, *options)
 
-    Pod(HEAD, folder, env, "--head", "--num-cpus=0", "--dashboard-host=0.0.0.0")
-    api = f"http://{HEAD}:8265/api/serve/applications/"
-    wait_for(lambda: status(api, token=True) == 200, 60)
-    found: dict[str, Any] = {"without_token": status(api)}
+    start_head(folder, env)
+    found: dict[str, Any] = {"without_token": status(f"http://{HEAD}:8265/api/serve/applications/")}
     front, _ = worker(FRONT, "front"), worker(CLASSIFIER, "classifier")
-    (folder / "serve_config.yaml").write_text(asked["config"])
-    serve = Path(sys.executable).with_name("serve")
-    command = [serve, "deploy", "--address", f"http://{HEAD}:8265", folder / "serve_config.yaml"]
-    subprocess.run(command, env=env, check=True, capture_output=True)
+    deploy(folder, env, asked["config"])
     for address in (FRONT, CLASSIFIER):
         wait_for(lambda: status(f"http://{address}:8000{asked['readiness']}") == 200, 120)  # noqa: B023
     wait_for(lambda: status(f"http://{FRONT}:8000/readyz") == 200, 60)
