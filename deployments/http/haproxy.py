@@ -163,8 +163,9 @@ def with_our_rules(generated: str, folder: Path) -> str:
     # Classification has no side effects: what a lost ingress has not answered goes to another one.
     text = _replace(r"(?<=    retry-on )conn-failure$", "conn-failure empty-response", text)
     closing = _DRAINING in generated or (folder / CLOSING).exists()
-    variables = f"    set-var proc.closing int({closing:d})\n    set-var proc.keep_s int({_KEEP_S})\n"
-    text = _replace(r"^global\n", rf"\g<0>{variables}", text)
+    variables = {"closing": int(closing), "keep_s": _KEEP_S}
+    lines = "".join(f"    set-var proc.{name} int({n})\n" for name, n in variables.items())
+    text = _replace(r"^global\n", rf"\g<0>{lines}", text)
     text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
     has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
     unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"

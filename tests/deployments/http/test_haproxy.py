@@ -25,7 +25,7 @@ PORTS = free_ports()
 _MANAGER = "import signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); signal.pause()"
 
 
-PLAIN = b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\noops"
+PLAIN = b"HTTP/1.1 500 Oops\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\noops"
 
 
 def refusal(for_ms):
