@@ -64,7 +64,7 @@ def connections(configs: set[Path]) -> int:
     bind = r"^frontend http_frontend\n +bind \S*:(\d+)$"
     ports = {int(port) for config in configs for port in _found(bind, config)}
     return sum(
-        each.status == psutil.CONN_ESTABLISHED and each.laddr[1] in ports
+        each.status == psutil.CONN_ESTABLISHED and getattr(each.laddr, "port", None) in ports
         for each in psutil.net_connections("tcp")
     )
 

@@ -70,6 +70,7 @@ class Proxy:
 
     def __init__(self, folder: Path, ingress_port: int | None):
         self.port, self._has_ingress = next(PORTS), ingress_port is not None
+        self._managers = []
         config = HAProxyConfig(
             socket_path=str(folder / "admin.sock"), server_state_base=str(folder),
             server_state_file=str(folder / "state"), nbthread=1, log_target="/dev/null",
@@ -120,6 +121,7 @@ class Proxy:
             sys.executable, "-c", _MANAGER,
             command, "-db", "-dR", "-f", self.file, *options, env=env, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        self._managers.append(self.manager)
 
     async def __aenter__(self):
         await self.start()
@@ -140,7 +142,8 @@ class Proxy:
         for process in psutil.process_iter(["cmdline"]):
             if str(self.file) in (process.info["cmdline"] or ()):
                 process.kill()
-        await self.manager.wait()
+        for manager in self._managers:
+            await manager.wait()
 
     async def _listens(self):
         """Once HAProxy listens, and has found the ingress healthy if there is one."""
