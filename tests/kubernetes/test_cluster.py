@@ -10,7 +10,7 @@ import time
 from io import BytesIO
 
 import pytest
-from cluster import CLIENTS, IMAGE, NAMESPACE, kubectl, until
+from cluster import CLIENTS, IMAGE, NAMESPACE, kubectl, ready, until
 from manifests import COMPONENTS, OVERLAYS, PROJECT, overlay_with
 
 ENDS_WITHIN_S = 200  # a pod: its grace period, and a reserve
@@ -42,12 +42,11 @@ def test_a_first_answer_comes_within_three_minutes(service, note):
 
 def test_ports_open_to_those_who_need_them_alone(service, note):
     (front, *_), head = service.pods("front"), service.head()
-    stranger = {"name": "stranger", "image": IMAGE, "imagePullPolicy": "IfNotPresent"}
     kubectl("create", "namespace", "mlc-stranger")
     try:
         overrides = json.dumps({"spec": {"terminationGracePeriodSeconds": 0}})
         kubectl(
-            "-n", "mlc-stranger", "run", stranger["name"], f"--image={IMAGE}",
+            "-n", "mlc-stranger", "run", "stranger", f"--image={IMAGE}",
             "--image-pull-policy=IfNotPresent", f"--overrides={overrides}",
             "--command", "--", "sleep", "infinity",
         )  # fmt: skip
@@ -75,19 +74,13 @@ def test_ports_open_to_those_who_need_them_alone(service, note):
     note("from a front pod", "Ray and DNS; neither the API server nor 1.1.1.1")
 
 
-def drained(service, node, sent_fresh=False):
-    with service.load(fresh=sent_fresh) as sent:
+def drained(service, node, *, fresh):
+    with service.load(fresh=fresh) as sent:
         time.sleep(5)
         service.drain(node)
-        # Each old HAProxy has ended after two minutes, each pod after its grace period.
-        time.sleep(130)
-        until(lambda: not leaving(service), "pods have ended", ENDS_WITHIN_S)
+        until(lambda: not service.leaving(), "clients have left what ends", ENDS_WITHIN_S)
         kubectl("uncordon", node)
     return sent
-
-
-def leaving(service):
-    return [p.metadata.name for p in service.pods(everywhere=True) if p.metadata.deletion_timestamp]
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -96,7 +89,7 @@ def test_a_drained_node_costs_nothing(service, note, which):
     groups = sorted({
         pod.metadata.labels["mlc/group"] for pod in service.pods() if pod.spec.node_name == node
     })  # fmt: skip
-    sent = drained(service, node, sent_fresh=which == 2)
+    sent = drained(service, node, fresh=which == 2)
     took_s = service.settle()
     kind = "a new connection each" if which == 2 else "kept connections"
     what = f"drain of a node with {', '.join(groups) or 'nothing'}; {kind}"
@@ -133,7 +126,7 @@ def test_a_lost_head_costs_nothing(service, note, how):
 
         def back():
             heads = service.pods("head")
-            return [p for p in heads if p.metadata.uid != old.metadata.uid and is_ready(p)]
+            return [p for p in heads if p.metadata.uid != old.metadata.uid and ready(p)]
 
         took_s = until(back, "the head is back", 120)
         time.sleep(60)  # Serve replaces what it has not found again after 30 s
@@ -142,16 +135,12 @@ def test_a_lost_head_costs_nothing(service, note, how):
     assert_nothing_lost(sent, note, f"head {how}", more=f"; back after {took_s:.0f} s")
 
 
-def is_ready(pod):
-    return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
-
-
 def test_a_lost_redis_costs_nothing(service, note):
     with service.load() as sent:
         time.sleep(3)
         kubectl("-n", NAMESPACE, "delete", "pod", "mlc-redis-0", "--grace-period=0", "--force")
         kubectl("-n", NAMESPACE, "rollout", "status", "statefulset/mlc-redis", "--timeout=120s")
-        took_s = until(lambda: is_ready(service.head()), "the head is back", 120)
+        took_s = until(lambda: ready(service.head()), "the head is back", 120)
         time.sleep(90)
     service.settle()
     assert_nothing_lost(sent, note, "Redis killed", more=f"; back after {took_s:.0f} s")
@@ -221,8 +210,7 @@ def test_serve_and_the_autoscaler_add_and_remove_pods(service, note):
         service.apply(**scaled(target=48))
         until(lambda: len(service.placed()["Ingress"]) == 2, "two ingresses", 240)
         down_s = until(lambda: len(pods()) == 2, "two pods", 240)
-        until(lambda: not leaving(service), "the third has ended", ENDS_WITHIN_S)
-        time.sleep(10)
+        until(lambda: not service.leaving(), "clients have left the third", ENDS_WITHIN_S)
     assert_nothing_lost(
         sent, note, "scale-up by load and scale-down, kept connections",
         more=f"; up in {up_s:.0f} s, the pod gone {down_s:.0f} s after its replica",

@@ -119,6 +119,18 @@ class Cluster:
                     found[deployment].append(pod.spec.node_name)
         return found
 
+    def leaving(self) -> list[str]:
+        """Pods that end, and pods in which an HAProxy that was replaced still has clients."""
+        pods = self.pods(everywhere=True)
+        found = [pod.metadata.name for pod in pods if pod.metadata.deletion_timestamp]
+        if found:
+            return found
+        look = "grep -l -x haproxy /proc/[0-9]*/comm 2>/dev/null | wc -l"
+        return [
+            pod.metadata.name for pod in pods
+            if ready(pod) and int(self.execute(pod.metadata.name, "sh", "-c", look)) > 1
+        ]  # fmt: skip
+
     def budgets(self) -> dict[str, int]:
         """{budget: how many pods it lets go now}."""
         budgets = self.policy.list_namespaced_pod_disruption_budget(NAMESPACE).items
