@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import CLIENTS, IMAGE, NAMESPACE, Cluster, kubectl, ready, until
+from cluster import CLIENTS, IMAGE, NAMESPACE, Cluster, kubectl, until
 from kubernetes.config import ConfigException
 from manifests import K8S
 
@@ -70,10 +70,7 @@ def _missing(cluster: Cluster) -> list[str]:
     missing = []
     if len(cluster.nodes()) < 3:
         missing.append(f"it has {len(cluster.nodes())} nodes that take pods")
-    operators = cluster.core.list_pod_for_all_namespaces(
-        label_selector="app.kubernetes.io/component=kuberay-operator"
-    ).items
-    if not any(ready(pod) for pod in operators):
+    if not cluster.operator_version:
         missing.append("KubeRay's operator does not run")
     if NAMESPACE in cluster.namespaces():
         missing.append(f"it has a namespace {NAMESPACE} already")
@@ -121,6 +118,12 @@ def namespaces(cluster):
             kubectl("delete", "pv", f"mlc-test-{claim}", "--ignore-not-found")
 
 
+def _answers(cluster: Cluster) -> bool:
+    with cluster.load(4) as sent:
+        time.sleep(1)
+    return sent["outcomes"].get("200", 0) > 0
+
+
 @pytest.fixture(scope="session")
 def service(cluster, namespaces):
     """The service, after its first answer, which took `began_s`."""
@@ -128,8 +131,7 @@ def service(cluster, namespaces):
     try:
         cluster.apply()
         until(lambda: cluster.conditions().get("Ready") == "True", "RayService Ready", 300)
-        with cluster.load(2):
-            time.sleep(2)
+        until(lambda: _answers(cluster), "a photo is answered", 180)
         cluster.began_s = time.monotonic() - began
         yield cluster
     finally:

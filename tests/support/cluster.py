@@ -24,6 +24,7 @@ SERVICE = ("ray.io", "v1", NAMESPACE)
 GROUPS = {"front": ("Ingress", "Preprocessor"), "classifier": ("Classifier",)}
 IMAGE = "mlc:0.1.0"
 COMPONENTS = ("redis", "models", "loadtest")
+TOKENS_SINCE = (1, 6)  # of KubeRay, which makes the token and asks with it
 RENDERED = "base/serve_config.rendered.yaml"
 _SENDER = Path(__file__).with_name("sender.py")
 
@@ -66,6 +67,16 @@ class Cluster:
         self.version = kubernetes.client.VersionApi().get_code()
 
     # What is there
+
+    @property
+    def operator_version(self) -> tuple[int, ...]:
+        """Of KubeRay's operator that runs; empty if none does."""
+        pods = self.core.list_pod_for_all_namespaces(
+            label_selector="app.kubernetes.io/component=kuberay-operator"
+        ).items
+        images = [pod.spec.containers[0].image for pod in pods if ready(pod)]
+        (version,) = re.findall(r":v?(\d+)\.(\d+)", images[0]) if images else ((),)
+        return tuple(map(int, version))
 
     def nodes(self) -> list[str]:
         """The nodes that take pods."""
@@ -181,10 +192,10 @@ class Cluster:
         named = [{"name": name} | keys for name, keys in deployments.items()]
         serve = merge(serve, {"applications": [{"name": "mlc", "deployments": named}]})
         config["spec"]["serveConfigV2"] = yaml.safe_dump(serve)
-        changes = {
-            RENDERED: yaml.safe_dump(config),
-            "base/cluster.env": (K8S / "base/cluster.env").read_text(encoding="utf-8") + env,
-        }
+        flags = (K8S / "base/cluster.env").read_text(encoding="utf-8") + env
+        if self.operator_version < TOKENS_SINCE:  # it could not talk to its own cluster
+            flags = flags.replace("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")
+        changes = {RENDERED: yaml.safe_dump(config), "base/cluster.env": flags}
         with overlay_with("cpu", *COMPONENTS, changes=changes) as folder:
             kubectl("apply", "-k", str(folder))
 
