@@ -8,7 +8,8 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop check-config test fuzz soak slow-clients rollouts node-loss test-unit test-slow check generate train evaluate bench peers observability \
+.PHONY: serve stop check-config test test-unit test-slow test-kubernetes check generate train evaluate bench peers \
+	observability fuzz soak slow-clients rollouts node-loss \
 	chaos loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
@@ -23,7 +24,7 @@ check-config: .venv/serve
 
 # Everything that needs no cluster and trains or simulates for no more than a second or two.
 test-unit: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' --ignore tests/e2e
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' --ignore tests/e2e --ignore tests/kubernetes
 
 # One worker runs the tests that start services, one the rest.
 test: .venv/dev
@@ -32,6 +33,11 @@ test: .venv/dev
 # The benches in small, the steps of the images, Ray's nodes in namespaces: minutes each.
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+# Drains, roll-outs and losses on the cluster of KUBECONFIG, under load: 40 minutes at most.
+# SHARED: a directory that all its nodes share, where no storage class serves. ARGS: of pytest
+test-kubernetes: .venv/dev
+	SHARED=$(SHARED) timeout --signal=INT --kill-after=5m 40m $(BIN)/python -m pytest -m kubernetes -n 0 tests/kubernetes $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check

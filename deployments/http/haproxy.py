@@ -8,6 +8,7 @@ has no settings for:
   has refused with the next photo that it passes on.
 - Errors of HAProxy itself are problem details, like all others.
 - Until Serve names the application, the response is 503 with Retry-After, not 404.
+- Clients leave a node that ends, and find a new one: a kept connection is closed with a response.
 
 A HAProxy that is killed starts again at once. If Serve names no ingress, the last ones stay.
 """
@@ -35,6 +36,9 @@ REFUSED = b"x-mlc-refused"
 # the whole request before it refuses it, and keep the connection.
 LARGEST_REFUSED_BYTES = 48 * 2**10
 
+# A file beside the configuration says that this node ends (deployments/http/draining.py).
+CLOSING = "closing"
+
 _RETRY_AFTER_S = 1
 # What HAProxy says by itself -> status and name of the problem, and what the client should know.
 _ERRORS = {
@@ -46,6 +50,11 @@ _ERRORS = {
     503: (503, "unavailable", "no ingress runs at the moment; try again"),
     504: (504, "deadline-passed", "no answer in time; try again"),
 }
+# Less than half of the 30 s that Serve takes to end the HAProxy of a node without replicas. So by
+# then each connection has been used once more, and closed.
+_KEEP_S = 10
+# In the health check that Serve generates for a node without replicas, or one that Ray drains.
+_DRAINING = "This node is being drained."
 # Serve stops HAProxy by SIGKILL, and soon after the process that manages it.
 _STOPS_WITHIN_S = 0.1
 _RULES = Path(__file__).with_name("haproxy_rules.cfg")
@@ -141,7 +150,7 @@ def with_our_rules(generated: str, folder: Path) -> str:
     """The configuration that Serve generates, with our rules.
 
     Args:
-        folder: where the error files are.
+        folder: where the error files are, and the file that says that this node ends.
 
     Raises:
         ValueError: it lacks a line that our rules refer to; this is another version of Ray.
@@ -156,6 +165,10 @@ def with_our_rules(generated: str, folder: Path) -> str:
     # Serve has no setting for where metrics and statistics listen, and needs neither.
     text = _replace(r"(?<=frontend prometheus\n    bind )(?=:\d+$)", "127.0.0.1", text)
     text = _replace(r"(?<=  bind )\*(?=:\d+$)", "127.0.0.1", text)
+    closing = _DRAINING in generated or (folder / CLOSING).exists()
+    variables = {"closing": int(closing), "keep_s": _KEEP_S}
+    lines = "".join(f"    set-var proc.{name} int({n})\n" for name, n in variables.items())
+    text = _replace(r"^global\n", rf"\g<0>{lines}", text)
     text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
     has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
     unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"

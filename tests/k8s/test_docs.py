@@ -107,13 +107,19 @@ def test_what_a_command_names_is_there(command):
             c["name"] for pod in pods(render("cpu")).values() for c in pod["spec"]["containers"]
         }
         assert container in names
+    if file := options.get("-f"):
+        assert (PROJECT / file).is_file()
     if "--for" in options:
-        assert options["--for"] == "condition=Ready"
+        condition = options["--for"].removeprefix("condition=").removesuffix("=False")
+        assert condition in {"Ready", "UpgradeInProgress"}  # of KubeRay's RayService
     there = {f"{e['kind'].lower()}/{e['metadata']['name']}" for e in everything()} | MADE
     # A kind alone lists; where it is created, its name is nobody's yet.
     named = [word for word in words if "/" in word]
-    kinds = {"rayservice", "statefulset", "pods", "rayclusters", "raycluster", "secret", "generic"}
-    if subcommand in {"get", "describe", "patch"} and len(words) == 2:
+    kinds = {
+        "rayservice", "statefulset", "pods", "rayclusters", "raycluster", "secret", "generic",
+        "events", "poddisruptionbudgets",
+    }  # fmt: skip
+    if subcommand in {"get", "describe", "patch", "delete"} and len(words) == 2:
         kind, name = words
         if name not in THEIRS:
             named = [f"{kind}/{name}"]

@@ -23,6 +23,7 @@ from ray.serve._private.haproxy import HAProxyConfig
 
 CRDS = PROJECT.parent / "shared/crds"
 VERSIONS = ("1.27", kubernetes_validate.latest_version())
+NAMESPACE = yaml.safe_load((K8S / "namespace.yaml").read_text(encoding="utf-8"))
 METRICS_PORT = 8080  # KubeRay starts Ray with it
 
 
@@ -99,13 +100,12 @@ def test_everything_is_in_the_namespace_and_has_a_name_of_its_own(any_objects):
     names = [(each["kind"], each["metadata"]["name"]) for each in any_objects]
     assert len(set(names)) == len(names)
     for each in any_objects:
-        if each["kind"] != "Namespace":
-            assert each["metadata"]["namespace"] == "mlc", each["metadata"]["name"]
+        assert each["kind"] != "Namespace"  # it would be deleted before what is in it
+        assert each["metadata"]["namespace"] == NAMESPACE["metadata"]["name"]
 
 
 def test_every_pod_meets_the_restricted_standard(any_objects):
-    (namespace,) = of_kind(any_objects, "Namespace")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert NAMESPACE["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     options = ray_service(any_objects)["spec"]["rayClusterConfig"]["autoscalerOptions"]
     for name, pod in pods(any_objects).items():
         spec = pod["spec"]
@@ -178,6 +178,14 @@ def test_selectors_select_what_they_are_for(any_objects):
             assert found == [group.name]
 
 
+def test_kuberay_is_known_by_a_label_that_its_chart_and_its_kustomization_set(any_objects):
+    policies = {p["metadata"]["name"]: p["spec"] for p in of_kind(any_objects, "NetworkPolicy")}
+    (rule,) = policies["mlc-head"]["ingress"]
+    (peer,) = rule["from"]
+    label = {"app.kubernetes.io/component": "kuberay-operator"}
+    assert peer["podSelector"] == {"matchLabels": label}
+
+
 def test_services_and_policies_name_ports_that_somebody_listens_on(any_objects):
     def ports(pod):
         containers = pod["spec"]["containers"]
@@ -214,13 +222,17 @@ def test_the_serve_port_is_the_one_serve_listens_on(any_objects):
 
 def test_workers_are_ready_when_haproxy_says_so(any_objects):
     for name, group in groups(any_objects).items():
-        probe = group.container.get("readinessProbe")
-        if name == "head":  # KubeRay's own, of which only the workers' needs wget
-            assert probe is None
-        else:
-            path = HAProxyConfig.__dataclass_fields__["health_check_endpoint"].default
-            assert probe["httpGet"] == {"path": path, "port": "serve"}
-            assert "livenessProbe" not in group.container  # KubeRay's: is the raylet alive?
+        probe = group.container["readinessProbe"]
+        path = HAProxyConfig.__dataclass_fields__["health_check_endpoint"].default
+        says = {"path": "/api/gcs_healthz", "port": "dashboard"}
+        assert probe["httpGet"] == (says if name == "head" else {"path": path, "port": "serve"})
+
+
+def test_no_probe_is_left_to_an_older_kuberay_whose_own_need_wget(any_objects):
+    for group in groups(any_objects).values():
+        alive = group.container["livenessProbe"]["httpGet"]
+        assert alive == {"path": "/api/local_raylet_healthz", "port": 52365}
+        assert "readinessProbe" in group.container
 
 
 def test_nothing_of_a_pod_is_open_to_everybody(any_objects):
@@ -248,7 +260,7 @@ def test_metrics_are_scraped_from_every_ray_pod():
 def test_no_file_is_left_out():
     """A manifest that no kustomization names would be applied by nobody."""
     for file in K8S.rglob("*.yaml"):
-        if file.name in {"kustomization.yaml", "serve_config.patch.yaml"}:
+        if file.name in {"kustomization.yaml", "namespace.yaml", "serve_config.patch.yaml"}:
             continue
         named = (file.parent / "kustomization.yaml").read_text(encoding="utf-8")
         assert file.name in named, Path(file).relative_to(K8S)

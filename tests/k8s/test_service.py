@@ -1,6 +1,7 @@
 """Claims about how the service runs on these manifests: flags, draining, resources, scaling."""
 
 import importlib
+import math
 
 import pytest
 import ray
@@ -23,9 +24,12 @@ from ray.serve._private import constants as serve_constants
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import FAST_FLAGS
+from deployments.http import draining, haproxy
 from deployments.serve_config import ServeConfig
 from deployments.settings import Settings, parse
 from launcher.environment import cluster_env
+
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
 
 def environments(objects):
@@ -56,8 +60,9 @@ def test_the_base_says_a_whole_config_too():
 def test_head_and_workers_start_with_the_same_environment(any_objects):
     assert cluster_env().items() <= environment(any_objects).items()
     assert all(environment(any_objects)[flag] == "1" for flag in FAST_FLAGS)
-    for group in groups(any_objects).values():
-        assert "env" not in group.container  # which would override it
+    own = {name: group.container.get("env", []) for name, group in groups(any_objects).items()}
+    drain = {"name": DRAIN, "value": "0"}
+    assert own == {"head": [drain], "front": [], "classifier": []}
 
 
 def test_another_environment_is_another_cluster(objects):
@@ -67,22 +72,26 @@ def test_another_environment_is_another_cluster(objects):
 
 
 def test_pods_have_the_time_that_draining_takes(any_objects):
-    variable = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
-    assert hasattr(ray_constants, variable)
-    drain_s = float(environment(any_objects)[variable])
+    assert hasattr(ray_constants, DRAIN)
+    drain_s = float(environment(any_objects)[DRAIN])
     ingress_s = (
         serve_constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
         + serve_constants.RAY_SERVE_DIRECT_INGRESS_SHUTDOWN_BUFFER_S
     )
     assert drain_s >= 2 * ingress_s  # a replacement comes first
+    assert drain_s > serve_constants.PROXY_MIN_DRAINING_PERIOD_S > 2 * haproxy._KEEP_S
     for name, group in groups(any_objects).items():
-        before_s = 0.0
-        if name != "head":
-            (_, wait) = group.container["lifecycle"]["preStop"]["exec"]["command"]
-            before_s = float(wait)
-            assert before_s >= 5
         grace_s = group.pod["spec"]["terminationGracePeriodSeconds"]
-        assert grace_s >= max(90, before_s + drain_s + 20)
+        if name == "head":  # the next one waits for it
+            assert grace_s <= 10
+            continue
+        command, *words = group.container["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == draining.COMMAND
+        limits = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        assert limits["--at-least-s"] >= 5
+        # A connection is used once more within that time, and closed.
+        assert limits["--at-most-s"] > 2 * haproxy._KEEP_S + limits["--at-least-s"]
+        assert grace_s >= limits["--at-most-s"] + drain_s + 20
     assert ray_service(any_objects)["spec"]["rayClusterDeletionDelaySeconds"] >= 60
 
 
@@ -105,48 +114,38 @@ def test_the_ray_that_is_named_is_the_ray_that_is_installed(objects):
     assert f"ray=={version}" in (PROJECT / "requirements.lock").read_text().splitlines()
 
 
-def where(objects):
-    """{group: [(CPUs, GPUs) of a replica, fewest, most]}."""
-    placed = {name: [] for name in groups(objects) if name != "head"}
+def tenants(objects, group):
+    """The deployments whose replicas run on a group's pods."""
+    return [
+        each for each in deployments(objects).values()
+        if each["ray_actor_options"]["label_selector"].items() <= group.labels.items()
+    ]  # fmt: skip
+
+
+def test_a_pod_has_room_for_exactly_one_replica_of_each_deployment_of_its_group(objects):
+    """Else two replicas may share a pod, and an empty one is never ready and blocks each drain."""
+    workers = {name: group for name, group in groups(objects).items() if name != "head"}
+    homes = [each["name"] for group in workers.values() for each in tenants(objects, group)]
+    assert sorted(homes) == sorted(deployments(objects))
+    for group in workers.values():
+        options = [each["ray_actor_options"] for each in tenants(objects, group)]
+        cpus = sum(each["num_cpus"] for each in options)
+        assert cores(group.container["resources"]["requests"]["cpu"]) == pytest.approx(cpus)
+        assert group.gpus == sum(each.get("num_gpus", 0) for each in options)
+        assert {each["max_replicas_per_node"] for each in tenants(objects, group)} == {1}
+
+
+def test_a_group_has_as_many_pods_as_its_deployments_have_replicas(objects):
+    for name, group in groups(objects).items():
+        for deployment in tenants(objects, group) if name != "head" else ():
+            scaling = deployment["autoscaling_config"]
+            assert (group.least, group.most) == (scaling["min_replicas"], scaling["max_replicas"])
+
+
+def test_serve_does_not_say_that_it_will_never_scale(objects):
     for deployment in deployments(objects).values():
-        options = deployment["ray_actor_options"]
-        (group,) = [
-            g.name for g in groups(objects).values()
-            if g.labels and options["label_selector"].items() <= g.labels.items()
-        ]  # fmt: skip
-        scaling = deployment["autoscaling_config"]
-        need = (options["num_cpus"], options.get("num_gpus", 0))
-        placed[group].append((need, scaling["min_replicas"], scaling["max_replicas"]))
-    return placed
-
-
-def fits(needs, nodes):
-    """Whether replicas find a place, the largest first, each on the first node that has one."""
-    nodes = [list(node) for node in nodes]
-    for need in sorted(needs, reverse=True):
-        for node in nodes:
-            if all(free + 1e-9 >= part for free, part in zip(node, need, strict=True)):
-                node[:] = [free - part for free, part in zip(node, need, strict=True)]
-                break
-        else:
-            return False
-    return True
-
-
-def test_replicas_fit_the_workers_at_their_fewest_and_at_their_most(objects):
-    for name, replicas in where(objects).items():
-        group = groups(objects)[name]
-        node = (group.cpus, group.gpus)
-        fewest = [need for need, few, _ in replicas for _ in range(few)]
-        most = [need for need, _, many in replicas for _ in range(many)]
-        assert fits(fewest, [node] * group.least)
-        assert fits(most, [node] * group.most)
-
-
-def test_the_fit_is_one_that_can_fail():
-    assert fits([(2, 0), (1, 0), (1, 0)], [(4, 0)])
-    assert not fits([(2, 0), (2, 0), (1, 0)], [(4, 0)])
-    assert not fits([(1, 1), (1, 1)], [(4, 1)])
+        target = deployment["autoscaling_config"]["target_ongoing_requests"]
+        assert deployment["max_ongoing_requests"] >= target
 
 
 def test_requested_cpus_are_those_that_ray_gives_away(objects):
@@ -155,7 +154,7 @@ def test_requested_cpus_are_those_that_ray_gives_away(objects):
         assert "cpu" not in resources["limits"]
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
         if name != "head":
-            assert group.cpus == cores(resources["requests"]["cpu"])
+            assert group.cpus == math.ceil(cores(resources["requests"]["cpu"]))
 
 
 def test_gpus_are_for_classifiers_alone():

@@ -9,8 +9,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -53,21 +56,35 @@ def _kubectl_version() -> tuple[int, int] | None:
     return int(version["major"]), int(version["minor"].rstrip("+"))
 
 
-@cache
-def render(overlay: str, *components: str) -> list[dict[str, Any]]:
-    """The objects of an overlay that lists these components, as its users would list them."""
-    need_kubectl()
+@contextmanager
+def overlay_with(
+    overlay: str, *components: str, changes: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Path]:
+    """The folder of an overlay that lists these components, as its users would list them.
+
+    Args:
+        changes: {a file below k8s/: what it says instead}.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for part in ("k8s", "monitoring"):
             shutil.copytree(PROJECT / part, Path(folder, part))
+        for name, text in changes.items():
+            Path(folder, "k8s", name).write_text(text, encoding="utf-8")
         file = Path(folder, "k8s/overlays", overlay, "kustomization.yaml")
         named = ", ".join(f"../../components/{component}" for component in components)
-        text = file.read_text(encoding="utf-8")
-        text, lines = re.subn(r"components: \[.*\]", f"components: [{named}]", text)
+        text, lines = re.subn(r"components: \[.*\]", f"components: [{named}]", file.read_text())
         assert lines == 1
         file.write_text(text, encoding="utf-8")
+        yield file.parent
+
+
+@cache
+def render(overlay: str, *components: str) -> list[dict[str, Any]]:
+    """The objects of an overlay that lists these components."""
+    need_kubectl()
+    with overlay_with(overlay, *components) as folder:
         done = subprocess.run(
-            ["kubectl", "kustomize", file.parent], capture_output=True, text=True, check=False,
+            ["kubectl", "kustomize", folder], capture_output=True, text=True, check=False,
             timeout=60,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from deployments.http import haproxy
+from deployments.http import draining, haproxy
 from deployments.http.haproxy import BINARY, COMMAND, LARGEST_REFUSED_BYTES, with_our_rules
 from launcher.processes import free_ports
 
@@ -23,6 +23,9 @@ PHOTO = b"photo" * 100
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 PORTS = free_ports()
 _MANAGER = "import signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); signal.pause()"
+
+
+PLAIN = b"HTTP/1.1 500 Oops\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\noops"
 
 
 def refusal(for_ms):
@@ -67,6 +70,7 @@ class Proxy:
 
     def __init__(self, folder: Path, ingress_port: int | None):
         self.port, self._has_ingress = next(PORTS), ingress_port is not None
+        self._managers = []
         config = HAProxyConfig(
             socket_path=str(folder / "admin.sock"), server_state_base=str(folder),
             server_state_file=str(folder / "state"), nbthread=1, log_target="/dev/null",
@@ -89,6 +93,16 @@ class Proxy:
         self._api.set_backend_configs({})
         self._api._generate_config_file_internal()
 
+    def generate(self, **config):
+        """Generate the configuration with other values."""
+        for name, value in config.items():
+            setattr(self._api.cfg, name, value)
+        self._api._generate_config_file_internal()
+
+    async def set_variable(self, name, value):
+        command = f"experimental-mode on; set var proc.{name} int({value})"
+        await self._api._send_socket_command(command)
+
     @property
     def running(self):
         """The HAProxy processes with this configuration."""
@@ -107,6 +121,7 @@ class Proxy:
             sys.executable, "-c", _MANAGER,
             command, "-db", "-dR", "-f", self.file, *options, env=env, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        self._managers.append(self.manager)
 
     async def __aenter__(self):
         await self.start()
@@ -127,7 +142,8 @@ class Proxy:
         for process in psutil.process_iter(["cmdline"]):
             if str(self.file) in (process.info["cmdline"] or ()):
                 process.kill()
-        await self.manager.wait()
+        for manager in self._managers:
+            await manager.wait()
 
     async def _listens(self):
         """Once HAProxy listens, and has found the ingress healthy if there is one."""
@@ -301,6 +317,60 @@ async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp
         response = await proxy.post()
         assert_problem(response, 503, "unavailable")
         assert response.headers["retry-after"] == "1"
+
+
+async def test_a_plain_error_of_serve_is_a_problem_that_says_to_try_again(proxy, ingress):
+    ingress.responses = [PLAIN]
+    response = await proxy.post()
+    assert_problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_an_old_connection_is_closed_with_a_response(proxy):
+    assert "connection" not in (await proxy.post()).headers
+    await proxy.set_variable("keep_s", -30)
+    assert "connection" not in (await proxy.post()).headers  # one that is kept
+    async with httpx.AsyncClient(base_url=proxy.client.base_url, trust_env=False) as client:
+        for path in (CLASSIFY, "/-/healthz"):
+            assert (await client.get(path)).headers["connection"] == "close"
+
+
+async def test_clients_leave_a_node_that_drains_and_mlc_drain_waits_for_them(proxy, capsys):
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    drain = asyncio.create_task(asyncio.to_thread(draining.main, ["--at-least-s=0"]))
+    request = f"GET {CLASSIFY} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+    async def is_told():
+        return (await proxy.post()).headers.get("connection") == "close"
+
+    await until(is_told)
+    assert not drain.done()
+    writer.write(request)
+    assert b"connection: close" in (await reader.read()).lower()
+    writer.close()
+    await drain
+    assert capsys.readouterr().out.startswith("0 connections left")
+    # The next HAProxy knows it from the start.
+    proxy.generate()
+    (first,) = proxy.running
+    await proxy.start("-sf", str(first.pid))
+    await successor(proxy, first)
+    assert (await proxy.post()).headers["connection"] == "close"
+
+
+async def test_mlc_drain_gives_up_on_clients_that_stay(proxy, capsys):
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)  # beside the fixture's
+    await asyncio.to_thread(draining.main, ["--at-least-s=0", "--at-most-s=1"])
+    assert capsys.readouterr().out.startswith("2 connections left")
+    writer.close()
+
+
+async def test_a_node_that_serve_drains_closes_connections_too(proxy):
+    proxy.generate(pass_health_checks=False)
+    (first,) = proxy.running
+    await proxy.start("-sf", str(first.pid))
+    await successor(proxy, first)
+    assert (await proxy.post()).headers["connection"] == "close"
 
 
 def test_the_rules_and_the_ingress_agree_on_what_the_buffer_holds():
