@@ -75,11 +75,7 @@ def _classify(command: argparse.ArgumentParser) -> None:
         default=1,
         help=f"labels per head, 1 to {MAX_TOP_K}, default %(default)s",
     )
-    command.add_argument(
-        "--precision",
-        choices=("float32", "int8"),
-        help="default: int8 as in the service, float32 if the model has no int8 network",
-    )
+    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -158,8 +154,10 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out",
         type=Path,
-        help=f"where metrics.json and confusion-HEAD.png go, default {PROJECT}/runs/NAME-VERSION",
+        help="where report.md, its pictures and metrics.json go, default "
+        f"{PROJECT}/runs/NAME-VERSION",
     )
+    _precision(command, "float32")
 
 
 def _quantize(command: argparse.ArgumentParser) -> None:
@@ -207,6 +205,12 @@ _COMMANDS = {
 
 def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+
+
+def _precision(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--precision", choices=("float32", "int8"), help=f"of the arithmetic, default: {default}"
+    )
 
 
 def _artifact_path(text: str) -> Path:

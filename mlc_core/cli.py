@@ -210,12 +210,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from mlc_core.training.workflow import evaluate_artifact  # noqa: PLC0415  (scipy takes a second)
 
     artifact = load_artifact(options.model)
-    engine = load_engine("onnxruntime", artifact, threads=0)
+    precision: Precision = options.precision or "float32"
+    engine = load_engine("onnxruntime", artifact, threads=0, precision=precision)
     out = options.out or _run_directory(artifact.path)
     metrics = evaluate_artifact(artifact, engine.infer, options.data, out, _report)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     _print_metrics(metrics)
-    print(f"wrote {out}/metrics.json and a confusion picture for each head")
+    print(f"wrote {out}/report.md with its pictures, and metrics.json")
     return OK
 
 

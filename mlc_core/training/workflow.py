@@ -15,7 +15,7 @@ import numpy as np
 from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError, DataSetError
 from mlc_core.spec import HEADS, ImageSize, Spec
-from mlc_core.training.calibration import calibrate
+from mlc_core.training.calibration import calibrate, confidences
 from mlc_core.training.dataset import DataSet, Progress, read_dataset
 from mlc_core.training.evaluation import (
     LARGER_PX,
@@ -23,9 +23,11 @@ from mlc_core.training.evaluation import (
     class_numbers,
     infer_all,
     measure,
+    name_all,
     unknown_classes,
 )
 from mlc_core.training.export import save_artifact
+from mlc_core.training.report import write_report
 from mlc_core.training.split import TWIN_BITS, Split, split_by_picture
 
 
@@ -177,7 +179,7 @@ def evaluate_artifact(
     """Measure a model on the photos of a labelled data set that it has not seen.
 
     On the data set of the training, these are the photos of the test split. Heads for which the
-    data set has no labels are left out. Writes confusion-HEAD.png to `out`.
+    data set has no labels are left out. Writes report.md and its pictures to `out`.
 
     Returns:
         What `measure` returns, with the model and the data it belongs to.
@@ -185,7 +187,9 @@ def evaluate_artifact(
     Raises:
         DataSetError: the data set can't be read, or the model has seen all of it.
     """
-    from mlc_core.training.confusion import draw_confusion  # noqa: PLC0415  (matplotlib takes a second)
+    # Here, as matplotlib takes a second.
+    from mlc_core.training.confusion import draw_confusion  # noqa: PLC0415
+    from mlc_core.training.reliability import draw_reliability  # noqa: PLC0415
 
     data = _read_labels(artifact, source, report, all_heads=False)
     heads = {head: classes for head, classes in artifact.spec.heads.items() if head in data.labels}
@@ -199,19 +203,24 @@ def evaluate_artifact(
     strange = {head: unknown_classes(unseen.labels[head], of) for head, of in heads.items()}
     for head, counts in strange.items():
         if counts:
-            named = ", ".join(f"{label} {count}" for label, count in counts.items())
-            report(f"{head}: the model lacks these classes, their photos count as wrong: {named}")
+            counted = ", ".join(f"{label} {count}" for label, count in counts.items())
+            report(f"{head}: the model lacks these classes, their photos count as wrong: {counted}")
     # Photos of other sets are measured as they are, whatever their size.
     measured = measure(infer, unseen, spec, larger_px=LARGER_PX if known else ())
     probabilities = infer_all(infer, unseen.images)
+    named = name_all(probabilities, spec)
+    confidence = confidences(probabilities, named)
     out.mkdir(parents=True, exist_ok=True)
     part = "the test split" if known else source.name
+    reliabilities = {}
     for head, classes in heads.items():
         truth = class_numbers(unseen.labels[head], classes)
+        reliabilities[head] = confidence[head], named[head] == truth
         if (truth >= 0).any():
-            guess = probabilities[head].argmax(axis=1)
             title = f"{head}, {len(unseen)} photos of {part}"
-            draw_confusion(truth, guess, classes, title, out / f"confusion-{head}.png")
+            draw_confusion(truth, named[head], classes, title, out / f"confusion-{head}.png")
+    draw_reliability(reliabilities, out / "reliability.png")
+    write_report(out, spec, measured, unseen, named, f" of {part}")
     return {
         "model": {"name": spec.name, "version": spec.version},
         "data": {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -190,7 +191,13 @@ def test_evaluate_measures_the_same_and_draws_confusions(trained, drawn, tmp_pat
     options = ["--model", str(artifact.path), "--out", str(tmp_path / "out")]
     assert main(of_the_readme(printed("make evaluate"), drawn, *options)) == 0
     pictures = {file.name for file in (tmp_path / "out").glob("*.png")}
-    assert pictures == {f"confusion-{head}.png" for head in HEADS}
+    assert {*(f"confusion-{head}.png" for head in HEADS), "reliability.png"} <= pictures
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert {*re.findall(r"\]\((.+?\.png)\)", report)} == pictures
+    for head, numbers in artifact.metrics["heads"].items():
+        assert f"## {head}" in report
+        for name in numbers["per_class"]:
+            assert f"| {name} | " in report
     measured = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for key in ("heads", "larger_photos", "test_photos", "intervals"):
         assert measured[key] == artifact.metrics[key]
