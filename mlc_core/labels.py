@@ -28,7 +28,8 @@ class Choice(NamedTuple):
         min_confidence: a head with a lower confidence answers null instead of a label, and its
             best class comes first among the alternatives.
         precision: a head whose labels of this confidence are not right so often answers null in the
-            same way; 0 asks for nothing. Between two precisions of the spec, the higher one counts.
+            same way, and so do all heads if the photo is unlike those of the training; 0 asks for
+            nothing. Between two precisions of the spec, the higher one counts.
         consistent: whether the heads of the hierarchy name a path of the taxonomy, if the model
             has one. If not, each head names its own most probable class.
     """
@@ -88,6 +89,14 @@ class Labeller:
                 named[head][alone] = own[head][alone]
         return named
 
+    def familiar(self, probabilities: Probabilities) -> NDArray[np.bool_]:
+        """Whether each photo may be promised a precision: its heads are not all in doubt."""
+        spec = self._spec
+        rows = [probabilities[head] for head in spec.hierarchy or spec.heads]
+        if spec.max_entropy is None:
+            return np.ones(len(rows[0]), bool)
+        return entropy(rows) <= spec.max_entropy
+
     def answers(
         self, probabilities: Probabilities, choices: Sequence[Choice], named: Named | None = None
     ) -> list[bytes]:
@@ -107,6 +116,8 @@ class Labeller:
             [texts[n] % share for n, share in zip(best[head], confidence[head], strict=True)]
             for head, texts in self._plain.items()
         ]
+        promised = [choice.precision > 0 for choice in choices]
+        strange = ~self.familiar(probabilities) if any(promised) else np.zeros(len(choices), bool)
         answers = []
         for row, choice in enumerate(choices):
             if choice == _PLAIN:
@@ -115,7 +126,7 @@ class Labeller:
                 labels = [
                     self._label(
                         head, best[head][row], confidence[head][row], choice,
-                        probabilities[head][row],
+                        probabilities[head][row], bool(strange[row]),
                     )
                     for head in self._classes
                 ]  # fmt: skip
@@ -129,9 +140,12 @@ class Labeller:
         confidence: float,
         choice: Choice,
         probabilities: NDArray[np.float32],
+        strange: bool,
     ) -> str:
         classes = self._classes[head]
         needed = max(choice.min_confidence, threshold(self._spec, head, choice.precision))
+        if choice.precision and strange:
+            needed = _NEVER
         confident = confidence >= needed
         label = classes[best] if confident else "null"
         others: list[str] = []
@@ -146,6 +160,17 @@ class Labeller:
             f'"{head}":{{"label":{label},"confidence":{confidence:.4f},'
             f'"alternatives":[{",".join(others)}]}}'
         )
+
+
+def entropy(heads: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The entropy of the probabilities of several heads together, in nats, (N,).
+
+    Args:
+        heads: (N, classes) of each.
+    """
+    tiny = np.finfo(np.float32).tiny
+    each = [-(p * np.log(np.maximum(p, tiny))).sum(axis=1) for p in heads]
+    return np.asarray(np.sum(each, axis=0), np.float32)
 
 
 def threshold(spec: Spec, head: str, precision: float) -> float:

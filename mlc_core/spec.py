@@ -56,6 +56,9 @@ class Spec:
             `hierarchy`. Empty if unknown.
         thresholds: head -> precision -> the confidence from which on the head's labels have that
             precision; None if no confidence promises it.
+        max_entropy: of the probabilities of all heads of `hierarchy` together (of all heads, if it
+            has none), in nats. A photo above it is unlike those of the training, and promised no
+            precision. None if every photo is promised one.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Spec:
     temperatures: Mapping[str, float] = field(default_factory=dict)
     taxonomy: tuple[tuple[str, ...], ...] = ()
     thresholds: Mapping[str, Mapping[float, float | None]] = field(default_factory=dict)
+    max_entropy: float | None = None
 
     def __post_init__(self) -> None:
         if not self.heads:
@@ -106,6 +110,7 @@ class Spec:
             temperatures={h: t for h, t in self.temperatures.items() if h in kept},
             taxonomy=tuple(sorted(paths)),
             thresholds={h: t for h, t in self.thresholds.items() if h in kept},
+            max_entropy=self.max_entropy if len(at) == len(self.hierarchy) else None,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,6 +128,8 @@ class Spec:
             fields["temperatures"] = dict(self.temperatures)
         if self.thresholds:
             fields["thresholds"] = {head: dict(each) for head, each in self.thresholds.items()}
+        if self.max_entropy is not None:
+            fields["max_entropy"] = self.max_entropy
         if self.taxonomy:
             fields["taxonomy"] = [list(path) for path in self.taxonomy]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
@@ -149,6 +156,9 @@ class Spec:
                     head: {float(p): None if t is None else float(t) for p, t in each.items()}
                     for head, each in fields.get("thresholds", {}).items()
                 },
+                max_entropy=None
+                if fields.get("max_entropy") is None
+                else float(fields["max_entropy"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"spec.json is not a model spec: {error!r}") from error

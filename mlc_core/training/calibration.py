@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
 from mlc_core.engines.engine import Probabilities
-from mlc_core.labels import Choice, Labeller
+from mlc_core.labels import Choice, Labeller, entropy
 from mlc_core.spec import Spec
 from mlc_core.taxonomy import Named
 from mlc_core.training.dataset import DataSet
@@ -26,8 +26,9 @@ PRECISIONS = (0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
 # How often the precision of validation photos may reach a promise by chance alone, at a threshold
 # that is given. What 5% instead would cost: docs/LOG.md.
 _RISK = 0.1
-# No label that is more likely wrong than right is promised anything, however good its head is.
-_LEAST = 0.5
+# Of the validation photos, so many are called unlike those of the training. What it costs and what
+# it finds: docs/LOG.md.
+_STRANGE = 0.03
 _MAX_LOG_TEMPERATURE = 1.4
 
 
@@ -41,7 +42,7 @@ def calibrate(model: Any, spec: Spec, train: DataSet, validation: DataSet) -> Sp
         model: Keras network of `spec`; its last layers are changed.
 
     Returns:
-        The spec with temperatures, taxonomy and thresholds.
+        The spec with temperatures, taxonomy, thresholds and the bound on the entropy.
     """
     truth = {head: class_numbers(validation.labels[head], spec.heads[head]) for head in spec.heads}
     raw = infer_all(model.predict_on_batch, validation.images)
@@ -49,14 +50,21 @@ def calibrate(model: Any, spec: Spec, train: DataSet, validation: DataSet) -> Sp
     for head, temperature in temperatures.items():
         layer = model.get_layer(head)
         layer.set_weights([weights / temperature for weights in layer.get_weights()])
-    spec = replace(spec, temperatures=temperatures, taxonomy=learn_taxonomy(spec, train))
     probabilities = infer_all(model.predict_on_batch, validation.images)
+    doubt = entropy([probabilities[head] for head in spec.hierarchy or spec.heads])
+    spec = replace(
+        spec,
+        temperatures=temperatures,
+        taxonomy=learn_taxonomy(spec, train),
+        max_entropy=round(float(np.quantile(doubt, 1 - _STRANGE)), 4),
+    )
+    familiar = Labeller(spec).familiar(probabilities)
     named = Labeller(spec).name(probabilities, [Choice()] * len(validation))
     confidence = confidences(probabilities, named)
     return replace(
         spec,
         thresholds={
-            head: fit_thresholds(confidence[head], named[head] == truth[head])
+            head: fit_thresholds(confidence[head][familiar], (named[head] == truth[head])[familiar])
             for head in spec.heads
         },
     )
@@ -118,7 +126,7 @@ def fit_thresholds(
     complete = np.append(ordered[1:] < ordered[:-1], True)
     found: dict[float, float | None] = {}
     for precision in PRECISIONS:
-        enough = np.flatnonzero(complete & (low >= precision) & (ordered >= _LEAST))
+        enough = np.flatnonzero(complete & (low >= precision))
         # Rounded down, as float32 is not as fine.
         found[precision] = float(np.floor(ordered[enough[-1]] * 1e5) / 1e5) if len(enough) else None
     return found

@@ -60,6 +60,7 @@ def measure(
     """
     probabilities = infer_all(infer, test.images)
     named = name_all(probabilities, spec)
+    familiar = Labeller(spec).familiar(dict(probabilities))
     heads = {}
     for head, classes in spec.heads.items():
         every_class = (*classes, *unknown_classes(test.labels[head], classes))
@@ -72,7 +73,9 @@ def measure(
             "own_accuracy": round(float(np.mean(own == truth)), 4),
             "top_3_accuracy": share((best_3 == truth[:, None]).any(axis=1).sum(), len(truth)),
             "macro_f1": _bootstrapped_f1(truth, named[head], len(every_class), seed),
-            **reliability(probabilities[head], named[head], truth, spec.thresholds.get(head, {})),
+            **reliability(
+                probabilities[head], named[head], truth, spec.thresholds.get(head, {}), familiar
+            ),
             "per_class": per_class(truth, named[head], every_class),
             "confusions": confusions(truth, named[head], every_class),
         }
@@ -117,8 +120,12 @@ def reliability(
     named: NDArray[np.intp],
     truth: NDArray[np.intp],
     thresholds: Mapping[float, float | None],
+    familiar: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Whether the confidence of a head's labels means what it says, and promises hold.
+
+    Args:
+        familiar: (N,), whether a photo may be promised a precision.
 
     Returns:
         "calibration_error", with what chance alone would bring, and "precisions": for each one
@@ -129,7 +136,7 @@ def reliability(
     drawn = [calibration_error(confidence, rng.random(len(named)) < confidence) for _ in range(200)]
     precisions = {}
     for precision, least in thresholds.items():
-        sure = np.zeros(len(named), bool) if least is None else confidence >= least
+        sure = familiar & (confidence >= (np.inf if least is None else least))
         precisions[f"{precision:g}"] = {
             "coverage": round(float(sure.mean()), 4),
             "precision": round(float(right[sure].mean()), 4) if sure.any() else None,

@@ -56,7 +56,7 @@ def add_int8_network(
         train: photos to calibrate on.
         validation: photos that choose how ranges are set, by the least cross-entropy.
         test: photos that had no part in training and choose nothing.
-        larger_px: widths and heights of the enlarged test photos to measure on as well.
+        larger_px: widths and heights of enlarged test photos; int8 is measured on the first size.
 
     Raises:
         ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it was saved.
@@ -74,7 +74,7 @@ def add_int8_network(
         infer = engines[ranges].infer
         exact = OnnxRuntime(artifact.onnx_path, threads=0).infer
         refuse_loss(accuracies(exact, validation, spec), accuracies(infer, validation, spec))
-        measured = measure(infer, test, spec, larger_px=larger_px)
+        measured = measure(infer, test, spec, larger_px=larger_px[:1])
     for numbers in measured["heads"].values():
         for key in ("classes", "per_class", "confusions"):  # as in float32, but for a few photos
             del numbers[key]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlc_core.labels import Choice, Labeller
+from mlc_core.labels import Choice, Labeller, entropy
 from mlc_core.spec import ImageSize, Spec
 
 SPEC = Spec(
@@ -86,6 +86,16 @@ def test_a_head_that_lacks_the_precision_answers_null(precision, first, second):
 def test_both_a_confidence_and_a_precision_must_be_reached():
     assert labels(Choice(min_confidence=0.72, precision=0.9))[0] == [None, "Shirt"]
     assert labels(Choice(min_confidence=0.1, precision=0.9))[1] == [None, None]
+
+
+def test_a_photo_in_doubt_is_promised_nothing_and_keeps_its_labels():
+    # Of the heads of the hierarchy, this model has category alone.
+    assert entropy([PROBABILITIES["category"]]) == pytest.approx([0.5623, 0.6931], abs=1e-4)
+    doubtful = replace(PROMISING, max_entropy=0.6)
+    assert labels(Choice(precision=0.8), doubtful) == [['Off "White"', "Shirt"], [None, None]]
+    assert labels(Choice(min_confidence=0.1), doubtful)[1] == ["Grün", "Shirt"]
+    (_, second) = Labeller(doubtful).answers(PROBABILITIES, [Choice(precision=0.8)] * 2)
+    assert json.loads(second)["labels"]["color"]["alternatives"][0]["label"] == "Grün"
 
 
 def test_a_label_without_the_precision_is_still_the_first_alternative():

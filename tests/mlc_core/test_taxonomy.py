@@ -153,6 +153,7 @@ def test_a_spec_keeps_what_its_labels_promise():
         SPEC,
         temperatures={"color": 0.9},
         thresholds={"color": {0.9: 0.41, 0.95: None}},
+        max_entropy=2.5,
     )
     assert Spec.from_json(spec.to_json()) == spec
     with pytest.raises(ArtifactError, match="no head 'size'"):
