@@ -137,7 +137,9 @@ def refuse_loss(float32: Mapping[str, float], int8: Mapping[str, float]) -> None
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: NDArray[np.uint8]) -> None:
-        starts = range(0, len(images), _BATCH)
+        # Histograms of activations take batches of equal size only.
+        equal = len(images) - len(images) % _BATCH or len(images)
+        starts = range(0, equal, _BATCH)
         self._batches = iter([{INPUT: images[at : at + _BATCH]} for at in starts])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

@@ -77,8 +77,10 @@ def test_confidences_are_as_fine_as_in_float32(artifact, images):
             assert len(np.unique(row)) > 0.9 * len(classes)
 
 
-def test_quantizing_makes_the_network_smaller(artifact, images):
-    network = quantize(artifact.onnx_path, images)
+@pytest.mark.parametrize("ranges", ["minmax", "percentile"])
+@pytest.mark.parametrize("photos", [30, 96])
+def test_quantizing_makes_the_network_smaller(artifact, images, ranges, photos):
+    network = quantize(artifact.onnx_path, images[:photos], ranges)
     assert len(network) < artifact.onnx_path.stat().st_size * 0.7
 
 
