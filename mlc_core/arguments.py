@@ -133,6 +133,12 @@ def _train(command: argparse.ArgumentParser) -> None:
         help="epochs without a better mean validation accuracy, after which training stops",
     )
     recipe.add_argument(
+        "--views",
+        type=whole,
+        metavar="N",
+        help="with --teacher: variants of each photo that it sees; an epoch trains on one of them",
+    )
+    recipe.add_argument(
         "--loss-weights", type=_loss_weights, metavar="HEAD=WEIGHT,…", help="1 for other heads"
     )
     recipe.add_argument(

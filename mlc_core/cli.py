@@ -194,7 +194,7 @@ def _train(options: argparse.Namespace) -> int:
         from mlc_core.training.workflow import train_from_source  # noqa: PLC0415
 
     names = ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing",
-             "patience_epochs", "loss_weights", "precision", "seed")  # fmt: skip
+             "patience_epochs", "views", "loss_weights", "precision", "seed")  # fmt: skip
     chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
     recipe = Recipe.taught(**chosen) if options.teacher else Recipe(**chosen)
     run = options.run or _run_directory(model)

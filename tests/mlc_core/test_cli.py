@@ -133,9 +133,9 @@ def test_what_is_not_named_is_the_recipes(asked, tmp_path):
 
     assert main(["train", "data", "--model", str(tmp_path / "m" / "1")]) == 0
     assert asked[0][3] == Recipe()
-    taught = ["--teacher", "--epochs", "5"]
+    taught = ["--teacher", "--epochs", "5", "--views", "2"]
     assert main(["train", "data", "--model", str(tmp_path / "m" / "1"), *taught]) == 0
-    assert asked[1][3] == Recipe.taught(epochs=5)
+    assert asked[1][3] == Recipe.taught(epochs=5, views=2)
 
 
 def test_train_replaces_no_model_without_being_told_to(saved, capsys):
