@@ -209,9 +209,9 @@ def _parameters() -> dict[str, Any]:
         "consistent": {
             "name": "consistent",
             "in": "query",
-            "description": "true: master category, sub-category and category are a path of the "
-            "model's taxonomy, the one with the highest product of their confidences. false: "
-            "each head names its own most probable class, as with a model without a taxonomy.",
+            "description": "true: master category, sub-category and category are the most probable "
+            "path of the model's taxonomy. false: each head names its own most probable class, as "
+            "with a model without a taxonomy.",
             "schema": {"type": "boolean", "default": True},
         },
     }

@@ -10,7 +10,7 @@ import pytest
 from mlc_core.errors import ArtifactError
 from mlc_core.labels import Choice, Labeller
 from mlc_core.spec import ImageSize, Spec
-from mlc_core.taxonomy import Taxonomy
+from mlc_core.taxonomy import WEIGHTS, Taxonomy
 
 PATHS = (
     ("Apparel", "Topwear", "Shirts"),
@@ -44,12 +44,12 @@ def own(probabilities):
     return {head: rows.argmax(axis=1) for head, rows in probabilities.items()}
 
 
-def test_of_all_paths_the_one_with_the_largest_product_is_named():
+def test_of_all_paths_the_one_with_the_largest_weighted_product_is_named():
     probabilities = drawn(500)
     named = Taxonomy(SPEC).agree(probabilities, own(probabilities))
     for row in range(500):
         products = [
-            np.prod([probabilities[head][row, SPEC.heads[head].index(name)]
+            np.prod([float(probabilities[head][row, SPEC.heads[head].index(name)]) ** WEIGHTS[head]
                      for head, name in zip(SPEC.hierarchy, path, strict=True)])
             for path in PATHS
         ]  # fmt: skip
