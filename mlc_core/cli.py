@@ -194,11 +194,12 @@ def _train(options: argparse.Namespace) -> int:
         from mlc_core.training.workflow import train_from_source  # noqa: PLC0415
 
     names = ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing",
-             "patience_epochs", "loss_weights", "precision", "seed")  # fmt: skip
+             "patience_epochs", "views", "loss_weights", "precision", "seed")  # fmt: skip
     chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+    recipe = Recipe.taught(**chosen) if options.teacher else Recipe(**chosen)
     run = options.run or _run_directory(model)
     artifact = train_from_source(
-        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, Recipe(**chosen), run, _report
+        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, recipe, run, _report
     )
     _print_metrics(artifact.metrics)
     print(f"saved {artifact.path}")
@@ -209,12 +210,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from mlc_core.training.workflow import evaluate_artifact  # noqa: PLC0415  (scipy takes a second)
 
     artifact = load_artifact(options.model)
-    engine = load_engine("onnxruntime", artifact, threads=0)
+    precision: Precision = options.precision or "float32"
+    engine = load_engine("onnxruntime", artifact, threads=0, precision=precision)
     out = options.out or _run_directory(artifact.path)
     metrics = evaluate_artifact(artifact, engine.infer, options.data, out, _report)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     _print_metrics(metrics)
-    print(f"wrote {out}/metrics.json and a confusion picture for each head")
+    print(f"wrote {out}/report.md with its pictures, and metrics.json")
     return OK
 
 
@@ -225,9 +227,10 @@ def _quantize(options: argparse.Namespace) -> int:
     artifact = quantize_trained(before, options.data, _report)
     if artifact is before:
         return FAILED
-    measured, heads = artifact.metrics["int8_accuracy"], artifact.metrics["heads"]
-    for head, accuracy in measured.items():
-        print(f"{head:<16}  int8 {accuracy:.2%}  float32 {heads[head]['accuracy']['value']:.2%}")
+    measured, heads = artifact.metrics["int8"]["heads"], artifact.metrics["heads"]
+    for head in heads:
+        int8, float32 = (each[head]["accuracy"]["value"] for each in (measured, heads))
+        print(f"{head:<16}  int8 {int8:.2%}  float32 {float32:.2%}")
     return OK
 
 

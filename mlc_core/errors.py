@@ -8,6 +8,10 @@
                           PhotoTooLarge       more pixels than the limit
                           PhotoTooCostly      decoding it would take too long
 
+    probabilities ── labels
+                       │
+                       └─ PrecisionUnknown: the model promises none
+
     data set ── training ──> artifact ── load ──> engine
        │                        │
        └─ DataSetError          └─ ArtifactError: missing, altered or inconsistent
@@ -16,7 +20,7 @@
                        │
                        └─ KeysError: missing, wrong, or no such key
 
-The ingress turns a PhotoFault into an HTTP status; the commands turn the others
+The ingress turns PhotoFault and PrecisionUnknown into an HTTP status; the commands turn the others
 into an exit code.
 """
 
@@ -43,6 +47,10 @@ class PhotoTooLarge(PhotoFault):
 
 class PhotoTooCostly(PhotoFault):
     """The photo is within the limits of bytes and pixels, but decoding it would take too long."""
+
+
+class PrecisionUnknown(MlcError):
+    """A client asks for a precision, and the model has no thresholds."""
 
 
 class ArtifactError(MlcError):

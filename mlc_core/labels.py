@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.engines.engine import Probabilities
+from mlc_core.errors import PrecisionUnknown
 from mlc_core.spec import Spec
+from mlc_core.taxonomy import Named, Taxonomy
 
 MAX_TOP_K = 20
 
@@ -25,19 +27,29 @@ class Choice(NamedTuple):
         top_k: classes that a head names, 1 to MAX_TOP_K: the label and top_k - 1 alternatives.
         min_confidence: a head with a lower confidence answers null instead of a label, and its
             best class comes first among the alternatives.
+        precision: a head whose labels of this confidence are not right so often answers null in the
+            same way, and so do all heads if the photo is unlike those of the training; 0 asks for
+            nothing. Between two precisions of the spec, the higher one counts.
+        consistent: whether the heads of the hierarchy name a path of the taxonomy, if the model
+            has one. If not, each head names its own most probable class.
     """
 
     top_k: int = 1
     min_confidence: float = 0.0
+    precision: float = 0.0
+    consistent: bool = True
 
 
 _PLAIN = Choice()
+_NEVER = 2.0  # above every confidence
 
 
 class Labeller:
     """Writes the answers of one model. It encodes the class names once, not for each photo."""
 
     def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._taxonomy = Taxonomy(spec)
         self._model = json.dumps({"name": spec.name, "version": spec.version})
         self._classes = {
             head: [json.dumps(name, ensure_ascii=False) for name in classes]
@@ -53,20 +65,59 @@ class Labeller:
             for head, names in self._classes.items()
         }
 
-    def answers(self, probabilities: Probabilities, choices: Sequence[Choice]) -> list[bytes]:
-        """The JSON body that answers each photo.
+    def refusal(self, choice: Choice) -> PrecisionUnknown | None:
+        """Why the model can't answer such a choice; None if it can."""
+        if not choice.precision or self._spec.thresholds:
+            return None
+        return PrecisionUnknown(
+            f"the model {self._spec.name} {self._spec.version} has no thresholds for a precision; "
+            "leave precision out and send min_confidence, or ask the operator for a newer model"
+        )
+
+    def name(self, probabilities: Probabilities, choices: Sequence[Choice]) -> Named:
+        """The class that each head names for each photo, sure or not.
 
         Args:
             probabilities: head -> float32 (N, classes).
             choices: N of them.
         """
+        own = {head: probabilities[head].argmax(axis=1) for head in self._classes}
+        named = self._taxonomy.agree(probabilities, own)
+        if named is not own:
+            alone = [row for row, choice in enumerate(choices) if not choice.consistent]
+            for head in self._taxonomy.heads:
+                named[head][alone] = own[head][alone]
+        return named
+
+    def familiar(self, probabilities: Probabilities) -> NDArray[np.bool_]:
+        """Whether each photo may be promised a precision: its heads are not all in doubt."""
+        spec = self._spec
+        rows = [probabilities[head] for head in spec.hierarchy or spec.heads]
+        if spec.max_entropy is None:
+            return np.ones(len(rows[0]), bool)
+        return entropy(rows) <= spec.max_entropy
+
+    def answers(
+        self, probabilities: Probabilities, choices: Sequence[Choice], named: Named | None = None
+    ) -> list[bytes]:
+        """The JSON body that answers each photo.
+
+        Args:
+            probabilities: head -> float32 (N, classes).
+            choices: N of them.
+            named: what `name` returns for them, if it is known.
+        """
+        named = named or self.name(probabilities, choices)
+        rows = np.arange(len(choices))
         # Python's numbers are several times faster to look up and to write than numpy's.
-        best = {head: probabilities[head].argmax(axis=1).tolist() for head in self._classes}
-        confidence = {head: probabilities[head].max(axis=1).tolist() for head in self._classes}
+        best = {head: named[head].tolist() for head in self._classes}
+        confidence = {head: probabilities[head][rows, named[head]].tolist() for head in named}
         plain = [
             [texts[n] % share for n, share in zip(best[head], confidence[head], strict=True)]
             for head, texts in self._plain.items()
         ]
+        promised = [choice.precision > 0 for choice in choices]
+        strange = ~self.familiar(probabilities) if any(promised) else np.zeros(len(choices), bool)
         answers = []
         for row, choice in enumerate(choices):
             if choice == _PLAIN:
@@ -75,7 +126,7 @@ class Labeller:
                 labels = [
                     self._label(
                         head, best[head][row], confidence[head][row], choice,
-                        probabilities[head], row,
+                        probabilities[head][row], bool(strange[row]),
                     )
                     for head in self._classes
                 ]  # fmt: skip
@@ -89,22 +140,49 @@ class Labeller:
         confidence: float,
         choice: Choice,
         probabilities: NDArray[np.float32],
-        row: int,
+        strange: bool,
     ) -> str:
         classes = self._classes[head]
-        confident = confidence >= choice.min_confidence
+        needed = max(choice.min_confidence, threshold(self._spec, head, choice.precision))
+        if choice.precision and strange:
+            needed = _NEVER
+        confident = confidence >= needed
         label = classes[best] if confident else "null"
         others: list[str] = []
         if choice.top_k > 1 or not confident:
             # Stable, so that equal probabilities keep the order of the classes, as argmax does.
-            order = np.argsort(-probabilities[row], kind="stable")[confident : choice.top_k]
+            order = np.argsort(-probabilities, kind="stable")
+            ranked = [best, *order[order != best].tolist()][confident : choice.top_k]
             others = [
-                f'{{"label":{classes[n]},"confidence":{probabilities[row, n]:.4f}}}' for n in order
+                f'{{"label":{classes[n]},"confidence":{probabilities[n]:.4f}}}' for n in ranked
             ]
         return (
             f'"{head}":{{"label":{label},"confidence":{confidence:.4f},'
             f'"alternatives":[{",".join(others)}]}}'
         )
+
+
+def entropy(heads: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The entropy of the probabilities of several heads together, in nats, (N,).
+
+    Args:
+        heads: (N, classes) of each.
+    """
+    tiny = np.finfo(np.float32).tiny
+    each = [-(p * np.log(np.maximum(p, tiny))).sum(axis=1) for p in heads]
+    return np.asarray(np.sum(each, axis=0), np.float32)
+
+
+def threshold(spec: Spec, head: str, precision: float) -> float:
+    """The confidence from which on a head's labels have a precision, above 1 if none has.
+
+    Between two precisions of the spec, the threshold of the higher one counts.
+    """
+    if not precision:
+        return 0.0
+    enough = [each for each in spec.thresholds.get(head, {}) if each >= precision]
+    found = spec.thresholds[head][min(enough)] if enough else None
+    return _NEVER if found is None else found
 
 
 def parse_answer(answer: bytes) -> dict[str, Any]:

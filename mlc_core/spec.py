@@ -1,10 +1,10 @@
-"""The spec, which training fixes: image size, heads and their classes, name and version."""
+"""The spec, which training fixes: image size, heads, classes, and what their labels can promise."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,8 @@ COLUMNS = {
     "category": "articleType",
 }
 HEADS = tuple(COLUMNS)
+# The heads whose labels are one path, from the general class to the special one.
+HIERARCHY = ("master_category", "sub_category", "category")
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,29 @@ DEFAULT_IMAGE_SIZE = ImageSize(height_px=80, width_px=60)
 class Spec:
     """A model's contract.
 
+    Artifacts of older versions lack temperatures, taxonomy and thresholds.
+
     Attributes:
         heads: head name -> its classes, in the order of the network's output.
+        temperatures: head -> what its logits were divided by on export, so that its confidence is
+            the share of its labels that are right.
+        taxonomy: the paths that occur in the labels of the training: a class for each head of
+            `hierarchy`. Empty if unknown.
+        thresholds: head -> precision -> the confidence from which on the head's labels have that
+            precision; None if no confidence promises it.
+        max_entropy: of the probabilities of all heads of `hierarchy` together (of all heads, if it
+            has none), in nats. A photo above it is unlike those of the training, and promised no
+            precision. None if every photo is promised one.
     """
 
     name: str
     version: str
     image: ImageSize
     heads: Mapping[str, tuple[str, ...]]
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    taxonomy: tuple[tuple[str, ...], ...] = ()
+    thresholds: Mapping[str, Mapping[float, float | None]] = field(default_factory=dict)
+    max_entropy: float | None = None
 
     def __post_init__(self) -> None:
         if not self.heads:
@@ -63,18 +80,58 @@ class Spec:
                 raise ArtifactError(f"head {head!r} needs two or more classes, each named once")
         in_order = {head: tuple(self.heads[head]) for head in HEADS if head in self.heads}
         object.__setattr__(self, "heads", MappingProxyType(in_order))
+        for path in self.taxonomy:
+            if len(path) != len(self.hierarchy) or not all(
+                each in self.heads[head] for head, each in zip(self.hierarchy, path, strict=True)
+            ):
+                raise ArtifactError(
+                    f"{list(path)} is no path of the taxonomy: it needs a class each of "
+                    f"{', '.join(self.hierarchy)}"
+                )
+        for head, values in (*self.temperatures.items(), *self.thresholds.items()):
+            if head not in self.heads:
+                raise ArtifactError(
+                    f"no head {head!r}, which has the temperature or thresholds {values}"
+                )
+
+    @property
+    def hierarchy(self) -> tuple[str, ...]:
+        """The heads of HIERARCHY that the model has."""
+        return tuple(head for head in HIERARCHY if head in self.heads)
+
+    def part(self, heads: Iterable[str]) -> Spec:
+        """The spec of some of the heads."""
+        kept = {head: classes for head, classes in self.heads.items() if head in set(heads)}
+        at = [n for n, head in enumerate(self.hierarchy) if head in kept]
+        paths = {tuple(path[n] for n in at) for path in self.taxonomy} if len(at) > 1 else ()
+        return replace(
+            self,
+            heads=kept,
+            temperatures={h: t for h, t in self.temperatures.items() if h in kept},
+            taxonomy=tuple(sorted(paths)),
+            thresholds={h: t for h, t in self.thresholds.items() if h in kept},
+            max_entropy=self.max_entropy if len(at) == len(self.hierarchy) else None,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Spec.from_json, (self.to_json(),)
 
     def to_json(self) -> str:
         """The contents of spec.json."""
-        fields = {
+        fields: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
             "image": {"height_px": self.image.height_px, "width_px": self.image.width_px},
             "heads": {head: list(classes) for head, classes in self.heads.items()},
         }
+        if self.temperatures:
+            fields["temperatures"] = dict(self.temperatures)
+        if self.thresholds:
+            fields["thresholds"] = {head: dict(each) for head, each in self.thresholds.items()}
+        if self.max_entropy is not None:
+            fields["max_entropy"] = self.max_entropy
+        if self.taxonomy:
+            fields["taxonomy"] = [list(path) for path in self.taxonomy]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -93,6 +150,15 @@ class Spec:
                     int(fields["image"]["height_px"]), int(fields["image"]["width_px"])
                 ),
                 heads={str(h): tuple(map(str, c)) for h, c in fields["heads"].items()},
+                temperatures={h: float(t) for h, t in fields.get("temperatures", {}).items()},
+                taxonomy=tuple(tuple(map(str, path)) for path in fields.get("taxonomy", ())),
+                thresholds={
+                    head: {float(p): None if t is None else float(t) for p, t in each.items()}
+                    for head, each in fields.get("thresholds", {}).items()
+                },
+                max_entropy=None
+                if fields.get("max_entropy") is None
+                else float(fields["max_entropy"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"spec.json is not a model spec: {error!r}") from error

@@ -14,7 +14,10 @@ from pydantic import BaseModel
 from deployments.settings import PROJECT, ClassifierConfig, Settings
 from deployments.telemetry.catalogue import ALL, Metric
 from k8s.render import rendered
+from mlc_core.arguments import MODEL
+from mlc_core.artifact import load_artifact
 from monitoring import dashboard
+from scripts.class_page import class_page, draw_mistakes
 
 _METRICS = """# Metrics
 
@@ -43,6 +46,7 @@ def generated() -> dict[Path, str]:
     return rendered() | {
         PROJECT / "monitoring/dashboard.json": dashboard.text(),
         PROJECT / "docs/metrics.md": _metrics_page(),
+        PROJECT / "docs/classes.md": class_page(load_artifact(MODEL)),
         PROJECT / "docs/settings.md": _settings_page(),
     }
 
@@ -100,6 +104,7 @@ def main() -> int:
         names = ", ".join(str(file.relative_to(PROJECT)) for file in stale)
         sys.stdout.write(f"stale, run `make generate`: {names}\n" if stale else "")
         return 1 if stale else 0
+    draw_mistakes(PROJECT / "docs")
     for file, text in stale.items():
         file.write_text(text, encoding="utf-8")
         sys.stdout.write(f"wrote {file.relative_to(PROJECT)}\n")

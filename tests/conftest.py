@@ -3,10 +3,13 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import onnx.utils
 import pytest
+
+from mlc_core.spec import Spec
 
 _LONG_FIXTURES = {"saved", "trained", "tensorflow"}  # they train, or load TensorFlow
 
@@ -31,20 +34,37 @@ def one_head_models(shipped_model, tmp_path_factory) -> dict[str, Path]:
     Their model.keras is the whole one: what runs here is ONNX Runtime.
     """
     folder = tmp_path_factory.mktemp("one_head")
-    whole = json.loads((shipped_model / "spec.json").read_text())
+    whole = Spec.from_json((shipped_model / "spec.json").read_text())
     metrics = json.loads((shipped_model / "metrics.json").read_text())
     models = {}
-    for head, classes in whole["heads"].items():
+    for head in whole.heads:
         model = models[head] = folder / head / "1"
         model.mkdir(parents=True)
         shutil.copy(shipped_model / "model.keras", model)
         for network in ("model.onnx", "model.int8.onnx"):
             source, part = shipped_model / network, model / network
             onnx.utils.extract_model(source, part, ["images"], [head])
-        spec = whole | {"name": head, "heads": {head: classes}}
-        (model / "spec.json").write_text(json.dumps(spec))
+        spec = replace(whole.part([head]), name=head, version="1")
+        (model / "spec.json").write_text(spec.to_json())
         measured = metrics | {"heads": {head: metrics["heads"][head]}}
         (model / "metrics.json").write_text(json.dumps(measured))
-        sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}" for f in model.iterdir()]
-        (model / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+        _sign(model)
     return models
+
+
+@pytest.fixture(scope="session")
+def unpromising_model(shipped_model, tmp_path_factory) -> Path:
+    """The shipped model as artifacts of older versions are: its labels promise nothing."""
+    model = tmp_path_factory.mktemp("unpromising") / "fashion" / "0"
+    shutil.copytree(shipped_model, model)
+    spec = Spec.from_json((model / "spec.json").read_text())
+    plain = Spec(spec.name, "0", spec.image, spec.heads)
+    (model / "spec.json").write_text(plain.to_json())
+    _sign(model)
+    return model
+
+
+def _sign(model: Path) -> None:
+    files = [file for file in model.iterdir() if file.name != "SHA256SUMS"]
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in files]
+    (model / "SHA256SUMS").write_text("\n".join(sums) + "\n")

@@ -195,6 +195,25 @@ def _parameters() -> dict[str, Any]:
             "description": "A head less confident than this answers null as its label.",
             "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
         },
+        "precision": {
+            "name": "precision",
+            "in": "query",
+            "description": "A head whose labels of this confidence are not right so often answers "
+            "null as its label, and so do all heads if the photo is unlike those that the model "
+            "learned from; 0 asks for nothing. `thresholds` of /v1/model has the confidences "
+            "that this takes. Between two of its precisions, the higher one counts; above the "
+            "highest, every label is null. With a model that has no thresholds, the photo gets "
+            "the problem precision-unknown.",
+            "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+        },
+        "consistent": {
+            "name": "consistent",
+            "in": "query",
+            "description": "true: master category, sub-category and category are the most probable "
+            "path of the model's taxonomy. false: each head names its own most probable class, as "
+            "with a model without a taxonomy.",
+            "schema": {"type": "boolean", "default": True},
+        },
     }
 
 
@@ -249,6 +268,19 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                 "precision": text,
                 "image": _object({"height_px": pixels, "width_px": pixels}),
                 "heads": _object(dict.fromkeys(heads, classes)),
+                "thresholds": {
+                    "type": "object",
+                    "description": "Head -> precision -> the confidence from which on its labels "
+                    "have it, null if none has. Empty if the model has no thresholds.",
+                },
+                "taxonomy": {
+                    "description": "The paths that consistent labels may be; null if there are "
+                    "none.",
+                    "anyOf": [
+                        _object({"heads": classes, "paths": {"type": "array", "items": classes}}),
+                        {"type": "null"},
+                    ],
+                },
                 "metrics": {"type": "object"},
                 "refused_update": {
                     "type": ["string", "null"],

@@ -28,6 +28,7 @@ CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
 # error -> status, and the name of the problem, which clients may rely on.
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
+    mlc_errors.PrecisionUnknown: (400, "precision-unknown"),
     errors.KeyRefused: (401, "key-refused"),
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),

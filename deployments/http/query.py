@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 from deployments.errors import MalformedRequest, quote
 from mlc_core.labels import MAX_TOP_K, Choice
 
-_PARAMETERS = ("top_k", "min_confidence")
+_PARAMETERS = Choice._fields
 _DEFAULT = Choice()
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -20,7 +20,8 @@ def choice_of(query_string: bytes) -> Choice:
     """How the client wants the labels.
 
     Raises:
-        MalformedRequest: a parameter is unknown, given twice, not a number, or out of its range.
+        MalformedRequest: a parameter is unknown, given twice, not a number or a truth value, or
+            out of its range.
     """
     if not query_string:
         return _DEFAULT
@@ -32,17 +33,28 @@ def choice_of(query_string: bytes) -> Choice:
             raise MalformedRequest(f"there is no query parameter {quote(name)}; {hint}")
         if len(query.getlist(name)) > 1:
             raise MalformedRequest(f"{name} is given more than once; send it once")
-    top_k, min_confidence = query.get("top_k", "1"), query.get("min_confidence", "0")
-    count, share = _number(top_k), _number(min_confidence)
+    top_k, consistent = query.get("top_k", "1"), query.get("consistent", "true")
+    count = _number(top_k)
     if not (1 <= count <= MAX_TOP_K and count.is_integer()):
         raise MalformedRequest(
             f"top_k is {quote(top_k)}; it must be a whole number, 1 to {MAX_TOP_K}"
         )
+    if consistent not in ("true", "false"):
+        raise MalformedRequest(f"consistent is {quote(consistent)}; it must be true or false")
+    return Choice(
+        int(count),
+        _share("min_confidence", query),
+        _share("precision", query),
+        consistent == "true",
+    )
+
+
+def _share(name: str, query: QueryParams) -> float:
+    text = query.get(name, "0")
+    share = _number(text)
     if not 0 <= share <= 1:
-        raise MalformedRequest(
-            f"min_confidence is {quote(min_confidence)}; it must be a number, 0 to 1"
-        )
-    return Choice(int(count), share)
+        raise MalformedRequest(f"{name} is {quote(text)}; it must be a number, 0 to 1")
+    return share
 
 
 def _number(text: str) -> float:

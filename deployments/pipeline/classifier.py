@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import WrongImageSize
-from deployments.messages import PROBE_ID, GroupAnswers, ImageGroup, Trace
+from deployments.messages import PROBE_ID, Answer, GroupAnswers, ImageGroup, Trace
 from deployments.pipeline.autoscaling import PHOTOS_HELD
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.pipeline.listener import Listener
@@ -70,7 +70,7 @@ class Classifier:
         self._listener = Listener(self.classify, decode_images, lambda group: len(group.choices))
         batching = settings.batching
         self._recorder = recorder or Recorder()
-        self._batcher: Batcher[_Slice, list[bytes]] = Batcher(
+        self._batcher: Batcher[_Slice, list[Answer]] = Batcher(
             self._infer,
             BatchLimits(
                 batching.max_images, _ANY_BYTES, batching.max_in_flight, batching.max_waiting
@@ -199,7 +199,7 @@ class Classifier:
         for predictions in self._predictions:
             predictions.record()
 
-    async def _infer(self, slices: list[_Slice]) -> list[list[bytes] | Exception]:
+    async def _infer(self, slices: list[_Slice]) -> list[list[Answer] | Exception]:
         model = self._in_service()
         size = model.spec.image
         shape = (size.height_px, size.width_px, 3)
@@ -213,7 +213,7 @@ class Classifier:
             for each in slices
         ]
 
-    async def _run(self, model: Model, slices: list[_Slice]) -> list[bytes]:
+    async def _run(self, model: Model, slices: list[_Slice]) -> list[Answer]:
         began = time.monotonic()
         images = [each.images for each in slices]
         request_ids = [request_id for each in slices for request_id in each.request_ids]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.messages import Answer
 from deployments.settings import ClassifierConfig, parse
 from deployments.telemetry.predictions import PredictionSums
 from deployments.telemetry.recorder import Recorder
@@ -86,12 +87,16 @@ class Model:
             "precision": self.config.precision,
             "image": {"height_px": spec.image.height_px, "width_px": spec.image.width_px},
             "heads": {head: list(classes) for head, classes in spec.heads.items()},
+            "thresholds": {head: dict(each) for head, each in spec.thresholds.items()},
+            "taxonomy": {"heads": spec.hierarchy, "paths": spec.taxonomy}
+            if spec.taxonomy
+            else None,
             "metrics": dict(self.artifact.metrics),
         }
 
     def answer(
         self, images: Images, choices: Sequence[Choice], traffic: Sequence[bool]
-    ) -> tuple[list[bytes], dict[str, float]]:
+    ) -> tuple[list[Answer], dict[str, float]]:
         """Infer a batch and write its answers.
 
         Args:
@@ -105,11 +110,18 @@ class Model:
         began = time.monotonic()
         probabilities = self._engine.infer(images)
         inferred = time.monotonic()
-        answers = self._labeller.answers(probabilities, choices)
+        named = self._labeller.name(probabilities, choices)
+        answers: list[Answer] = [
+            self._labeller.refusal(choice) or answer
+            for choice, answer in zip(
+                choices, self._labeller.answers(probabilities, choices, named), strict=True
+            )
+        ]
         stages_s = {"inference": inferred - began, "encode": time.monotonic() - inferred}
         if not all(traffic):
             counted = [n for n, is_traffic in enumerate(traffic) if is_traffic]
             probabilities = {head: rows[counted] for head, rows in probabilities.items()}
+            named = {head: rows[counted] for head, rows in named.items()}
         if any(traffic):
-            self.predictions.add(probabilities)
+            self.predictions.add(probabilities, named)
         return answers, stages_s

@@ -41,7 +41,7 @@ _ERRORS: dict[str, Callable[[str], Exception]] = {
     for kind in (
         errors.DeadlinePassed, errors.Overloaded, errors.Unavailable, errors.HarmfulPhoto,
         mlc_errors.UnsupportedFormat, mlc_errors.UndecodablePhoto, mlc_errors.PhotoTooLarge,
-        mlc_errors.PhotoTooCostly,
+        mlc_errors.PhotoTooCostly, mlc_errors.PrecisionUnknown,
         ValueError, RuntimeError,
     )
 }  # fmt: skip

@@ -11,6 +11,7 @@ from deployments.telemetry.catalogue import CONFIDENCE, LABEL_CONFIDENCE, LABELS
 from deployments.telemetry.recorder import Recorder
 from mlc_core.engines.engine import Probabilities
 from mlc_core.spec import Spec
+from mlc_core.taxonomy import Named
 
 
 class PredictionSums:
@@ -24,18 +25,19 @@ class PredictionSums:
         self._counts = {head: np.zeros(len(names), np.int64) for head, names in spec.heads.items()}
         self._confidence = dict.fromkeys(spec.heads, 0.0)
 
-    def add(self, probabilities: Probabilities) -> None:
+    def add(self, probabilities: Probabilities, named: Named) -> None:
         """Add a batch.
 
         Args:
             probabilities: head -> float32 (N, classes), N at least 1.
+            named: head -> (N,) numbers of the classes that the answers name.
         """
         if not self._recorder.enabled:
             return
         with self._lock:
             for head, classes in self._spec.heads.items():
                 rows: NDArray[np.float32] = probabilities[head]
-                best = rows.argmax(axis=1)
+                best = named[head]
                 confidence = rows[np.arange(len(rows)), best]
                 self._counts[head] += np.bincount(best, minlength=len(classes))
                 self._confidence[head] += float(confidence.sum())

@@ -23,6 +23,21 @@ def augment(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.stack([_vary(image, rng) for image in images])
 
 
+def augment_view(
+    images: NDArray[np.uint8], seed: int, view: int, positions: NDArray[np.intp]
+) -> NDArray[np.uint8]:
+    """Vary each image on its own, always in the same way for the same seed, view and position.
+
+    View 0 leaves them as they are.
+    """
+    if view == 0:
+        return images
+    numbers = zip(images, positions.tolist(), strict=True)
+    return np.stack(
+        [_vary(image, np.random.default_rng((seed, view, at))) for image, at in numbers]
+    )
+
+
 def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     image = _move(Image.fromarray(pixels), rng)
     if rng.random() < 0.3:

@@ -23,13 +23,15 @@ class MultiHeadNetwork:
     and the number of classes, and returns probabilities (N, classes).
 
     Four strided convolutions halve the picture. Each costs a quarter of a convolution followed by
-    pooling. From the second halving on, a residual convolution follows. There are only convolutions
+    pooling. From the second halving on, residual convolutions follow, more of them where they cost
+    less. There are only convolutions
     and ReLU, and every batch normalisation follows a convolution or dense layer, so that a runtime
     can fold it into the weights.
     """
 
     STEM = 24
-    STAGES = (48, 80, 160)  # channels after each further halving
+    STAGES = (32, 64, 144)  # channels after each further halving
+    RESIDUALS = (1, 2, 2)  # residual convolutions of each of these stages
     HIDDEN = 128  # units of a branch's hidden layer
     WEIGHT_INIT = "he_normal"
 
@@ -68,10 +70,13 @@ class MultiHeadNetwork:
             the last, (N, height / 16, width / 16, STAGES[-1]), sizes rounded up.
         """
         features = [self._convolve(scaled, self.STEM, 2, "stem")]
-        for number, channels in enumerate(self.STAGES, start=1):
-            halved = self._convolve(features[-1], channels, 2, f"stage_{number}")
-            refined = self._convolve(halved, channels, 1, f"stage_{number}_residual")
-            features.append(layers.Add(name=f"stage_{number}_sum")([halved, refined]))
+        stages = zip(self.STAGES, self.RESIDUALS, strict=True)
+        for number, (channels, residuals) in enumerate(stages, start=1):
+            stage = self._convolve(features[-1], channels, 2, f"stage_{number}")
+            for each in range(1, residuals + 1):
+                refined = self._convolve(stage, channels, 1, f"stage_{number}_residual_{each}")
+                stage = layers.Add(name=f"stage_{number}_sum_{each}")([stage, refined])
+            features.append(stage)
         return features[-2], features[-1]
 
     def color_branch(self, early: Any, late: Any, classes: int) -> Any:

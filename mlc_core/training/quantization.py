@@ -7,65 +7,101 @@ the same on a processor without VNNI (see engines/onnx.py).
 
 from __future__ import annotations
 
+import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from mlc_core.artifact import INPUT, Artifact
 from mlc_core.engines.onnx import OnnxRuntime
 from mlc_core.errors import ArtifactError
 from mlc_core.training.dataset import DataSet
-from mlc_core.training.evaluation import accuracies
+from mlc_core.training.evaluation import LARGER_PX, accuracies, cross_entropy, measure
 from mlc_core.training.export import save_int8
 
-MAX_LOSS = 0.003  # of accuracy, in any head, on the test split
-_CALIBRATION_IMAGES = 1024
+MAX_LOSS = 0.003  # of accuracy, in any head, on the validation split
+# How the ranges of activations may be set, each with a number of calibration photos. The percentile
+# cuts off rare peaks, and keeps all activations in memory until the end.
+_RANGES = {
+    "minmax": (CalibrationMethod.MinMax, 1024, {}),
+    "percentile": (CalibrationMethod.Percentile, 256, {"CalibPercentile": 99.99}),
+}
 _BATCH = 64
 _POOLS = ("ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten")
 
 
-def add_int8_network(artifact: Artifact, train: DataSet, test: DataSet) -> Artifact:
-    """Add the int8 network to an artifact, and its accuracy to the artifact's metrics.
+def add_int8_network(
+    artifact: Artifact,
+    train: DataSet,
+    validation: DataSet,
+    test: DataSet,
+    larger_px: Sequence[tuple[int, int]] = LARGER_PX,
+) -> Artifact:
+    """Add the int8 network to an artifact, and what it measures to the artifact's metrics.
 
     Args:
-        train: photos to calibrate on, the first 1,024 of them.
-        test: photos that had no part in training.
+        train: photos to calibrate on.
+        validation: photos that choose how ranges are set, by the least cross-entropy.
+        test: photos that had no part in training and choose nothing.
+        larger_px: widths and heights of enlarged test photos; int8 is measured on the first size.
 
     Raises:
         ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it was saved.
     """
-    network = quantize(artifact.onnx_path, train.images[:_CALIBRATION_IMAGES])
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        file.write(network)
-        file.flush()
-        measured = accuracies(OnnxRuntime(Path(file.name), threads=0).infer, test, artifact.spec)
-    refuse_loss(artifact.metrics["heads"], measured)
-    return save_int8(artifact, network, {**artifact.metrics, "int8_accuracy": measured})
+    spec = artifact.spec
+    networks = {ranges: quantize(artifact.onnx_path, train.images, ranges) for ranges in _RANGES}
+    with tempfile.TemporaryDirectory() as folder:
+        engines = {}
+        for ranges, network in networks.items():
+            file = Path(folder) / f"{ranges}.onnx"
+            file.write_bytes(network)
+            engines[ranges] = OnnxRuntime(file, threads=0)
+        losses = {r: cross_entropy(each.infer, validation, spec) for r, each in engines.items()}
+        ranges = min(losses, key=losses.__getitem__)
+        infer = engines[ranges].infer
+        exact = OnnxRuntime(artifact.onnx_path, threads=0).infer
+        refuse_loss(accuracies(exact, validation, spec), accuracies(infer, validation, spec))
+        measured = measure(infer, test, spec, larger_px=larger_px[:1])
+    for numbers in measured["heads"].values():
+        for key in ("classes", "per_class", "confusions"):  # as in float32, but for a few photos
+            del numbers[key]
+    kept = {key: measured[key] for key in ("heads", "hierarchy", "larger_photos")}
+    int8 = {"ranges": ranges, "validation_cross_entropy": losses} | kept
+    return save_int8(artifact, networks[ranges], {**artifact.metrics, "int8": int8})
 
 
-def quantize(float32: Path, images: NDArray[np.uint8]) -> bytes:
+def quantize(float32: Path, images: NDArray[np.uint8], ranges: str = "minmax") -> bytes:
     """Quantize a network.
 
     Args:
         float32: the ONNX file.
-        images: uint8 (N, height_px, width_px, 3); they set the ranges of the activations.
+        images: uint8 (N, height_px, width_px, 3); the first ones set the ranges of the activations.
+        ranges: how they do: minmax or percentile.
     """
+    method, photos, options = _RANGES[ranges]
     with tempfile.TemporaryDirectory() as folder:
         folded, quantized = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(float32, folded, skip_symbolic_shape=True)
-        quantize_static(
-            folded, quantized, _Batches(images), quant_format=QuantFormat.QDQ, per_channel=True,
-            nodes_to_exclude=_branches(folded),
-            activation_type=QuantType.QUInt8,  # five times faster on x86 than int8
-            weight_type=QuantType.QInt8,
-        )  # fmt: skip
+        with redirect_stdout(io.StringIO()):  # it prints notes
+            quantize_static(
+                folded, quantized, _Batches(images[:photos]), quant_format=QuantFormat.QDQ,
+                per_channel=True, nodes_to_exclude=_branches(folded),
+                activation_type=QuantType.QUInt8,  # five times faster on x86 than int8
+                weight_type=QuantType.QInt8, calibrate_method=method, extra_options=options,
+            )  # fmt: skip
         return quantized.read_bytes()
 
 
@@ -84,14 +120,14 @@ def _branches(path: Path) -> list[str]:
     return names
 
 
-def refuse_loss(float32: Mapping[str, Any], int8: Mapping[str, float]) -> None:
+def refuse_loss(float32: Mapping[str, float], int8: Mapping[str, float]) -> None:
     """Compare the accuracies in float32 and in int8.
 
     Raises:
         ArtifactError: a head lost more than MAX_LOSS.
     """
     for head, accuracy in int8.items():
-        loss = float32[head]["accuracy"]["value"] - accuracy
+        loss = float32[head] - accuracy
         if loss > MAX_LOSS:
             raise ArtifactError(
                 f"no int8 network was added: in int8, {head} loses {loss:.2%} of accuracy, "
@@ -101,7 +137,9 @@ def refuse_loss(float32: Mapping[str, Any], int8: Mapping[str, float]) -> None:
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: NDArray[np.uint8]) -> None:
-        starts = range(0, len(images), _BATCH)
+        # Histograms of activations take batches of equal size only.
+        equal = len(images) - len(images) % _BATCH or len(images)
+        starts = range(0, equal, _BATCH)
         self._batches = iter([{INPUT: images[at : at + _BATCH]} for at in starts])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

@@ -6,7 +6,7 @@ Connects reading, splitting, training, quantization and evaluation; each has its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError, DataSetError
 from mlc_core.spec import HEADS, ImageSize, Spec
+from mlc_core.training.calibration import calibrate, confidences
 from mlc_core.training.dataset import DataSet, Progress, read_dataset
 from mlc_core.training.evaluation import (
     LARGER_PX,
@@ -22,9 +23,11 @@ from mlc_core.training.evaluation import (
     class_numbers,
     infer_all,
     measure,
+    name_all,
     unknown_classes,
 )
 from mlc_core.training.export import save_artifact
+from mlc_core.training.report import write_report
 from mlc_core.training.split import TWIN_BITS, Split, split_by_picture
 
 
@@ -37,12 +40,13 @@ def train_from_source(
     run: Path,
     report: Progress = print,
 ) -> Artifact:
-    """Train a model on a data set, measure it on the test split, and save it.
+    """Train a model on a data set, calibrate it, measure it on the test split, and save it.
 
     Raises:
         DataSetError: the data set can't be read, or is too small to be split.
         ArtifactError: the trained network can't be saved as an artifact.
-        MlcError: `run` holds checkpoints of another recipe or other classes.
+        MlcError: `run` holds checkpoints of another recipe or other classes, or packages of a
+            teacher are missing.
     """
     data, split = read_and_split(source, size, recipe.seed, report, heads)
     return train_artifact(source.stem, data, split, artifact, heads, size, recipe, run, report)
@@ -60,7 +64,7 @@ def train_artifact(
     report: Progress = print,
     larger_px: Sequence[tuple[int, int]] = LARGER_PX,
 ) -> Artifact:
-    """Train, measure and save as `train_from_source` does, on a data set that is already read.
+    """Do what `train_from_source` does, on a data set that is already read.
 
     Args:
         artifact: directory …/NAME/VERSION.
@@ -68,13 +72,38 @@ def train_artifact(
         run: directory of the checkpoints; training continues from what is there.
         larger_px: widths and heights of the enlarged test photos to measure on as well.
     """
-    from mlc_core.training.network import multiply_adds  # noqa: PLC0415  (evaluating needs no Keras)
-    from mlc_core.training.trainer import train  # noqa: PLC0415
+    from mlc_core.training.trainer import train  # noqa: PLC0415  (evaluating needs no Keras)
 
     classes = data.classes()
     name, version = artifact.parts[-2:]
     spec = Spec(name, version, size, {head: classes[head] for head in heads})
     training = train(data, split, spec, recipe, run, report)
+    return export_trained(
+        data_name, data, split, spec, training, recipe, artifact, report, larger_px
+    )
+
+
+def export_trained(
+    data_name: str,
+    data: DataSet,
+    split: Split,
+    spec: Spec,
+    training: Any,
+    recipe: Any,
+    artifact: Path,
+    report: Progress = print,
+    larger_px: Sequence[tuple[int, int]] = LARGER_PX,
+) -> Artifact:
+    """Calibrate, measure, save and quantize a trained network.
+
+    Args:
+        training: mlc_core.training.trainer.Training; the logits of its network are calibrated.
+    """
+    from mlc_core.training.network import multiply_adds  # noqa: PLC0415
+
+    train, validation = data.take(split.train), data.take(split.validation)
+    report(f"calibrating on {len(validation)} photos")
+    spec = calibrate(training.model, spec, train, validation)
     report(f"measuring on {len(split.test)} photos")
     test = data.take(split.test)
     metrics = {
@@ -100,7 +129,7 @@ def train_artifact(
     }
     seen = data.ids[np.concatenate([split.train, split.validation])].tolist()
     saved = save_artifact(training.model, spec, metrics, artifact, training_ids=seen)
-    return _with_int8(saved, data, split, report)
+    return _with_int8(saved, data, split, report, larger_px)
 
 
 def quantize_trained(artifact: Artifact, source: Path, report: Progress = print) -> Artifact:
@@ -121,13 +150,23 @@ def quantize_trained(artifact: Artifact, source: Path, report: Progress = print)
     return _with_int8(artifact, data, _split_of_training(artifact, data, report), report)
 
 
-def _with_int8(artifact: Artifact, data: DataSet, split: Split, report: Progress) -> Artifact:
+def _with_int8(
+    artifact: Artifact,
+    data: DataSet,
+    split: Split,
+    report: Progress,
+    larger_px: Sequence[tuple[int, int]] = LARGER_PX,
+) -> Artifact:
     from mlc_core.training import quantization  # noqa: PLC0415  (evaluating needs no onnx)
 
     report("calibrating and measuring the int8 network")
     try:
         return quantization.add_int8_network(
-            artifact, data.take(split.train), data.take(split.test)
+            artifact,
+            data.take(split.train),
+            data.take(split.validation),
+            data.take(split.test),
+            larger_px,
         )
     except ArtifactError as error:
         report(str(error))
@@ -140,7 +179,7 @@ def evaluate_artifact(
     """Measure a model on the photos of a labelled data set that it has not seen.
 
     On the data set of the training, these are the photos of the test split. Heads for which the
-    data set has no labels are left out. Writes confusion-HEAD.png to `out`.
+    data set has no labels are left out. Writes report.md and its pictures to `out`.
 
     Returns:
         What `measure` returns, with the model and the data it belongs to.
@@ -148,33 +187,40 @@ def evaluate_artifact(
     Raises:
         DataSetError: the data set can't be read, or the model has seen all of it.
     """
-    from mlc_core.training.confusion import draw_confusion  # noqa: PLC0415  (matplotlib takes a second)
+    # Here, as matplotlib takes a second.
+    from mlc_core.training.confusion import draw_confusion  # noqa: PLC0415
+    from mlc_core.training.reliability import draw_reliability  # noqa: PLC0415
 
     data = _read_labels(artifact, source, report, all_heads=False)
     heads = {head: classes for head, classes in artifact.spec.heads.items() if head in data.labels}
     for head in artifact.spec.heads:
         if head not in heads:
             report(f"{head} is not measured: {source} has no labels of it")
-    spec = replace(artifact.spec, heads=heads)
+    spec = artifact.spec.part(heads)
     known = _is_training_data(artifact, data)
     unseen = _unseen(artifact, data, known, source, report)
     report(f"measuring on {len(unseen)} photos")
     strange = {head: unknown_classes(unseen.labels[head], of) for head, of in heads.items()}
     for head, counts in strange.items():
         if counts:
-            named = ", ".join(f"{label} {count}" for label, count in counts.items())
-            report(f"{head}: the model lacks these classes, their photos count as wrong: {named}")
+            counted = ", ".join(f"{label} {count}" for label, count in counts.items())
+            report(f"{head}: the model lacks these classes, their photos count as wrong: {counted}")
     # Photos of other sets are measured as they are, whatever their size.
     measured = measure(infer, unseen, spec, larger_px=LARGER_PX if known else ())
     probabilities = infer_all(infer, unseen.images)
+    named = name_all(probabilities, spec)
+    confidence = confidences(probabilities, named)
     out.mkdir(parents=True, exist_ok=True)
     part = "the test split" if known else source.name
+    reliabilities = {}
     for head, classes in heads.items():
         truth = class_numbers(unseen.labels[head], classes)
+        reliabilities[head] = confidence[head], named[head] == truth
         if (truth >= 0).any():
-            guess = probabilities[head].argmax(axis=1)
             title = f"{head}, {len(unseen)} photos of {part}"
-            draw_confusion(truth, guess, classes, title, out / f"confusion-{head}.png")
+            draw_confusion(truth, named[head], classes, title, out / f"confusion-{head}.png")
+    draw_reliability(reliabilities, out / "reliability.png")
+    write_report(out, spec, measured, unseen, named, f" of {part}")
     return {
         "model": {"name": spec.name, "version": spec.version},
         "data": {

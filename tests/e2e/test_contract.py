@@ -58,14 +58,15 @@ def test_every_format_gets_four_labels(client, answer_here, name):
 
 @pytest.mark.parametrize("top_k", [1, 3, 20])
 def test_top_k_names_that_many_classes_of_each_head(client, answer_here, top_k):
-    body = client.post(CLASSIFY, params={"top_k": top_k}, content=jpeg()).json()
+    query = {"top_k": top_k, "consistent": "false"}
+    body = client.post(CLASSIFY, params=query, content=jpeg()).json()
     classes = client.get("/v1/model").json()["heads"]
     for head, label in body["labels"].items():
         assert len(label["alternatives"]) == min(top_k, len(classes[head])) - 1
         ranked = [label["confidence"], *(a["confidence"] for a in label["alternatives"])]
         assert ranked == sorted(ranked, reverse=True)
         assert len({label["label"], *(a["label"] for a in label["alternatives"])}) == len(ranked)
-    assert same_labels(body, answer_here(jpeg(), Choice(top_k)))
+    assert same_labels(body, answer_here(jpeg(), Choice(top_k, consistent=False)))
 
 
 def test_a_head_below_min_confidence_answers_null(client):
@@ -74,6 +75,30 @@ def test_a_head_below_min_confidence_answers_null(client):
         unsure = {h: v for h, v in body["labels"].items() if v["confidence"] < 1}
         assert unsure
         assert all((label["label"] is None) == is_null for label in unsure.values())
+
+
+def test_a_head_that_lacks_the_precision_answers_null(client):
+    thresholds = client.get("/v1/model").json()["thresholds"]
+    photos = [jpeg(seed) for seed in range(16)]
+    response = client.post(
+        BATCH, params={"precision": "0.95"}, files=[("images", photo) for photo in photos]
+    )
+    named = 0
+    for result in response.json()["results"]:
+        for head, label in result["labels"].items():
+            if label["label"] is not None:
+                named += 1
+                assert label["confidence"] >= thresholds[head]["0.95"] - 1e-4
+    assert 0 < named < 4 * len(photos)
+
+
+def test_labels_are_a_path_of_the_taxonomy(client):
+    taxonomy = client.get("/v1/model").json()["taxonomy"]
+    photos = [jpeg(seed) for seed in range(32)]
+    response = client.post(BATCH, files=[("images", photo) for photo in photos])
+    for result in response.json()["results"]:
+        path = [result["labels"][head]["label"] for head in taxonomy["heads"]]
+        assert path in taxonomy["paths"]
 
 
 def test_a_batch_keeps_its_order(client, answer_here):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -132,6 +133,9 @@ def test_what_is_not_named_is_the_recipes(asked, tmp_path):
 
     assert main(["train", "data", "--model", str(tmp_path / "m" / "1")]) == 0
     assert asked[0][3] == Recipe()
+    taught = ["--teacher", "--epochs", "5", "--views", "2"]
+    assert main(["train", "data", "--model", str(tmp_path / "m" / "1"), *taught]) == 0
+    assert asked[1][3] == Recipe.taught(epochs=5, views=2)
 
 
 def test_train_replaces_no_model_without_being_told_to(saved, capsys):
@@ -190,7 +194,13 @@ def test_evaluate_measures_the_same_and_draws_confusions(trained, drawn, tmp_pat
     options = ["--model", str(artifact.path), "--out", str(tmp_path / "out")]
     assert main(of_the_readme(printed("make evaluate"), drawn, *options)) == 0
     pictures = {file.name for file in (tmp_path / "out").glob("*.png")}
-    assert pictures == {f"confusion-{head}.png" for head in HEADS}
+    assert {*(f"confusion-{head}.png" for head in HEADS), "reliability.png"} <= pictures
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert {*re.findall(r"\]\((.+?\.png)\)", report)} == pictures
+    for head, numbers in artifact.metrics["heads"].items():
+        assert f"## {head}" in report
+        for name in numbers["per_class"]:
+            assert f"| {name} | " in report
     measured = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for key in ("heads", "larger_photos", "test_photos", "intervals"):
         assert measured[key] == artifact.metrics[key]

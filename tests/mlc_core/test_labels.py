@@ -1,11 +1,12 @@
 """Claims about how probabilities become an answer."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mlc_core.labels import Choice, Labeller
+from mlc_core.labels import Choice, Labeller, entropy
 from mlc_core.spec import ImageSize, Spec
 
 SPEC = Spec(
@@ -54,6 +55,61 @@ def test_the_label_that_was_not_sure_enough_comes_first_among_the_alternatives(t
     alternatives = first["labels"]["color"]["alternatives"]
     assert [each["label"] for each in alternatives] == ['Off "White"', "Grün", "Navy Blue"][:top_k]
     assert alternatives[0]["confidence"] == first["labels"]["color"]["confidence"]
+
+
+PROMISING = replace(
+    SPEC,
+    thresholds={"color": {0.8: 0.3, 0.9: 0.5, 0.95: None}, "category": {0.9: 0.6, 0.95: 0.76}},
+)
+
+
+def labels(choice, spec=PROMISING):
+    first, second = map(json.loads, Labeller(spec).answers(PROBABILITIES, [choice, choice]))
+    return [[each["labels"][head]["label"] for head in ("color", "category")]
+            for each in (first, second)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "first", "second"),
+    [
+        (0, ['Off "White"', "Shirt"], ["Grün", "Shirt"]),
+        (0.5, ['Off "White"', "Shirt"], ["Grün", None]),  # the thresholds of 0.8 and 0.9
+        (0.9, ['Off "White"', "Shirt"], [None, None]),
+        (0.91, [None, None], [None, None]),  # those of 0.95
+        (0.99, [None, None], [None, None]),  # above all
+    ],
+)
+def test_a_head_that_lacks_the_precision_answers_null(precision, first, second):
+    assert labels(Choice(precision=precision)) == [first, second]
+
+
+def test_both_a_confidence_and_a_precision_must_be_reached():
+    assert labels(Choice(min_confidence=0.72, precision=0.9))[0] == [None, "Shirt"]
+    assert labels(Choice(min_confidence=0.1, precision=0.9))[1] == [None, None]
+
+
+def test_a_photo_in_doubt_is_promised_nothing_and_keeps_its_labels():
+    # Of the heads of the hierarchy, this model has category alone.
+    assert entropy([PROBABILITIES["category"]]) == pytest.approx([0.5623, 0.6931], abs=1e-4)
+    doubtful = replace(PROMISING, max_entropy=0.6)
+    assert labels(Choice(precision=0.8), doubtful) == [['Off "White"', "Shirt"], [None, None]]
+    assert labels(Choice(min_confidence=0.1), doubtful)[1] == ["Grün", "Shirt"]
+    (_, second) = Labeller(doubtful).answers(PROBABILITIES, [Choice(precision=0.8)] * 2)
+    assert json.loads(second)["labels"]["color"]["alternatives"][0]["label"] == "Grün"
+
+
+def test_a_label_without_the_precision_is_still_the_first_alternative():
+    (first, _) = Labeller(PROMISING).answers(PROBABILITIES, [Choice(2, precision=0.95)] * 2)
+    color = json.loads(first)["labels"]["color"]
+    assert [each["label"] for each in color["alternatives"]] == ['Off "White"', "Grün"]
+
+
+def test_a_model_without_thresholds_refuses_a_precision_and_says_what_to_do():
+    refused = Labeller(SPEC).refusal(Choice(precision=0.9))
+    assert "shop 7 has no thresholds" in str(refused)
+    assert "send min_confidence" in str(refused)
+    assert Labeller(SPEC).refusal(Choice(min_confidence=0.9)) is None
+    assert Labeller(PROMISING).refusal(Choice(precision=0.9)) is None
 
 
 def test_equal_probabilities_never_name_a_class_twice():

@@ -19,6 +19,7 @@ from deployments.settings import EndpointSettings, Limits, RequestLogSettings, S
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
 from mlc_core.errors import PhotoTooCostly, PhotoTooLarge, UndecodablePhoto, UnsupportedFormat
+from mlc_core.labels import Choice
 
 SETTINGS = Settings(
     limits=Limits(max_photo_bytes=1000, max_request_photos=3, max_request_bytes=5000),
@@ -153,7 +154,7 @@ TEXT = (b'name="note"', b"a red dress")
 async def test_the_photo_of_a_form_is_found_as_clients_send_it(client, photos, parts):
     response = await client.post("/v1/classify", **form_of(*parts))
     assert response.status_code == 200, response.text
-    assert photos.asked == [(JPEG, (1, 0))]
+    assert photos.asked == [(JPEG, Choice())]
 
 
 async def test_a_photo_without_a_file_name_may_be_as_large_as_any(photos):
@@ -192,8 +193,10 @@ async def test_a_batch_takes_its_photos_from_among_other_fields(client, photos):
 
 
 async def test_the_query_chooses_the_labels(client, photos):
-    await client.post("/v1/classify?top_k=20&min_confidence=0.5", content=b"x")
-    assert photos.asked == [(b"x", (20, 0.5))]
+    query = "top_k=20&min_confidence=0.5&precision=0.95&consistent=false"
+    await client.post(f"/v1/classify?{query}", content=b"x")
+    await client.post("/v1/classify?consistent=true", content=b"x")
+    assert photos.asked == [(b"x", Choice(20, 0.5, 0.95, consistent=False)), (b"x", Choice())]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,9 @@ async def test_the_query_chooses_the_labels(client, photos):
      "top_k=true", "top_k=2e1_0", "top_k", "min_confidence=2", "min_confidence=nan",
      "min_confidence=-0.1", "min_confidence=much", "min_confidence=1_0", "min_confidence=0,5",
      "min_confidence=.5", "min_confidence=00.5", "min_confidence=Infinity", "min_confidence=5e",
-     "min_confidence=0.5%0A", "min_confidence=0.٣", "min_confidence=" + "9" * 500],
+     "min_confidence=0.5%0A", "min_confidence=0.٣", "min_confidence=" + "9" * 500,
+     "precision=95", "precision=95%25", "precision=-0.1", "precision=nan", "precision=",
+     "consistent=1", "consistent=False", "consistent="],
 )  # fmt: skip
 async def test_a_parameter_out_of_range_is_named(client, query):
     details = await problem(await client.post(f"/v1/classify?{query}", content=b"x"), 400)
@@ -213,9 +218,10 @@ async def test_a_parameter_out_of_range_is_named(client, query):
 
 @pytest.mark.parametrize(
     ("query", "choice"),
-    [("top_k=5.0", (5, 0)), ("top_k=1e1", (10, 0)), ("top_k=200E-1", (20, 0)),
-     ("min_confidence=5e-1", (1, 0.5)), ("min_confidence=-0", (1, 0)),
-     ("min_confidence=1.0", (1, 1)), ("min_confidence=1e-999", (1, 0))],
+    [("top_k=5.0", Choice(5)), ("top_k=1e1", Choice(10)), ("top_k=200E-1", Choice(20)),
+     ("min_confidence=5e-1", Choice(1, 0.5)), ("min_confidence=-0", Choice()),
+     ("min_confidence=1.0", Choice(1, 1)), ("min_confidence=1e-999", Choice()),
+     ("precision=9e-1", Choice(precision=0.9)), ("precision=0", Choice())],
 )  # fmt: skip
 async def test_numbers_are_numbers_as_json_has_them(client, photos, query, choice):
     assert (await client.post(f"/v1/classify?{query}", content=b"x")).status_code == 200
@@ -253,7 +259,8 @@ async def test_two_photos_in_one_call_are_refused_with_the_call_that_takes_many(
     [
         ("topk=3", "did you mean top_k?"),
         ("min_confidense=0.5", "did you mean min_confidence?"),
-        ("precision=0.95", "there are top_k, min_confidence"),
+        ("precison=0.95", "did you mean precision?"),
+        ("size=5", "there are top_k, min_confidence, precision, consistent"),
         ("top_k=2&top_k=3", "top_k is given more than once"),
     ],
 )

@@ -37,6 +37,7 @@ from mlc_core.errors import (
     ArtifactError,
     PhotoTooCostly,
     PhotoTooLarge,
+    PrecisionUnknown,
     UndecodablePhoto,
     UnsupportedFormat,
 )
@@ -76,10 +77,8 @@ def photo(color="red", size=(60, 80), kind="PNG"):
     return file.getvalue()
 
 
-def group(*photos, left_s=30.0, request_id="id"):
-    return PhotoGroup(
-        [Photo(data, Choice(), request_id) for data in photos], Deadline.after(left_s)
-    )
+def group(*photos, left_s=30.0, request_id="id", choice=Choice()):  # noqa: B008  (immutable)
+    return PhotoGroup([Photo(data, choice, request_id) for data in photos], Deadline.after(left_s))
 
 
 def pixels(count, height_px=80, width_px=60, left_s=30.0):
@@ -102,6 +101,31 @@ async def test_each_image_gets_its_own_answer_whatever_shares_its_batch(classifi
         assert {head: a[head]["label"] for head in a} == {head: b[head]["label"] for head in b}
         for head in a:
             assert a[head]["confidence"] == pytest.approx(b[head]["confidence"], abs=2e-4)
+
+
+async def test_a_model_that_promises_nothing_refuses_a_precision_to_that_photo_alone(
+    unpromising_model,
+):
+    classifier = Classifier(Settings())
+    await classifier.reconfigure({"model": str(unpromising_model)})
+    choices = [Choice(), Choice(precision=0.95), Choice(min_confidence=0.5)]
+    (first, refused, last), _ = await classifier.classify(pixels(3)[1]._replace(choices=choices))
+    assert isinstance(refused, PrecisionUnknown)
+    assert isinstance(first, bytes)
+    assert isinstance(last, bytes)
+    described = await classifier.describe()
+    assert (described["thresholds"], described["taxonomy"]) == ({}, None)
+
+
+async def test_the_model_says_what_its_labels_promise(classifier):
+    described = await classifier.describe()
+    spec = load_artifact(SHIPPED).spec
+    assert list(described["thresholds"]) == list(HEADS)
+    assert described["thresholds"]["color"].keys() == spec.thresholds["color"].keys()
+    assert described["taxonomy"]["heads"] == spec.hierarchy
+    assert len(described["taxonomy"]["paths"]) == len(spec.taxonomy)
+    per_class = described["metrics"]["heads"]["category"]["per_class"]
+    assert set(per_class["Tshirts"]) == {"precision", "recall", "support"}
 
 
 async def test_images_of_another_size_are_told_the_size_and_spoil_no_other(classifier):
@@ -281,7 +305,9 @@ async def test_classifiers_of_a_head_each_answer_as_one_of_all(classifier, one_h
     for path in one_head_models.values():
         of_one_head.append(Classifier(Settings()))
         await of_one_head[-1].reconfigure({"model": str(path)})
-    photos = group(photo("red"), photo("navy"), b"no photo")
+    # A model of one head knows no taxonomy.
+    own = Choice(consistent=False)
+    photos = group(photo("red"), photo("navy"), b"no photo", choice=own)
     merged, _ = await Preprocessor(list(map(Handle, of_one_head)), Settings()).preprocess(photos)
     whole, _ = await Preprocessor([Handle(classifier)], Settings()).preprocess(photos)
     assert [type(answer) for answer in merged] == [bytes, bytes, UnsupportedFormat]

@@ -21,6 +21,8 @@ def model(name, *heads, precision="int8"):
         "precision": precision,
         "image": {"height_px": 80, "width_px": 60},
         "heads": {head: ["a", "b"] for head in heads},
+        "thresholds": {head: {0.9: 0.7, 0.95: None} for head in heads},
+        "taxonomy": None,
         "metrics": {"heads": {head: {} for head in heads}},
         "refused_update": None,
     }
@@ -59,6 +61,8 @@ def test_models_are_described_as_one():
     assert merged["version"] == "2+2"
     assert (merged["engine"], merged["precision"]) == ("onnxruntime", "int8+float32")
     assert list(merged["heads"]) == ["color", "category"]
+    assert merged["thresholds"]["category"] == {0.9: 0.7, 0.95: None}
+    assert merged["taxonomy"] is None
     assert merged["metrics"]["k"] == {"heads": {"category": {}}}
 
 

@@ -25,7 +25,10 @@ def sent(parts):
 
 
 def test_photos_arrive_with_their_choices_and_ids():
-    photos = [Photo(b"abc", Choice(3, 0.5), "first"), Photo(b"", Choice(), "second")]
+    photos = [
+        Photo(b"abc", Choice(3, 0.5, 0.95, consistent=False), "first"),
+        Photo(b"", Choice(), "second"),
+    ]
     arrived = wire.decode_photos(*sent(wire.encode_photos(PhotoGroup(photos, Deadline.after(9)))))
     assert list(arrived.photos) == photos
     assert 8 < arrived.deadline.left_s() <= 9
@@ -57,6 +60,7 @@ def test_answers_and_errors_arrive_in_their_order():
         errors.Unavailable("nobody"),
         errors.WrongImageSize(ImageSize(96, 64)),
         mlc_errors.UnsupportedFormat("a PDF"),
+        mlc_errors.PrecisionUnknown("no thresholds"),
         mlc_errors.PhotoTooLarge("wide"),
         mlc_errors.PhotoTooCostly("850 scans"),
         ValueError("bad"),

@@ -30,7 +30,7 @@ def test_every_photos_predictions_are_counted_and_how_confident_they_are():
     spec = Spec("a", "2", ImageSize(height_px=8, width_px=8), {"color": ("Red", "Blue", "Green")})
     batch = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]], np.float32)
     sums = PredictionSums(spec, told)
-    sums.add({"color": batch})
+    sums.add({"color": batch}, {"color": batch.argmax(axis=1)})
     sums.record()
     sums.record()  # nothing is recorded twice
     assert told.values(catalogue.PREDICTIONS, **{"class": "Red"}) == [2]
