@@ -9,7 +9,7 @@
 
 Errors of photos cross from one deployment to another as values, one for each photo. A call raises
 Unavailable if no replica answers. `http.problems` is the one place that turns errors into HTTP.
-Each error takes one argument, so that it can be pickled.
+Each error takes one argument: it crosses as its name and a text.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlc_core.labels import Choice
 
@@ -16,8 +16,8 @@ PROBE_ID = "readiness-probe"  # the request id of the probe's photo, which is no
 class Deadline:
     """A point on this process' monotonic clock.
 
-    A pickled deadline carries the seconds that are left, since clocks differ from node to node.
-    It does not count time on the wire.
+    Messages carry the seconds that are left, since clocks differ from node to node. They do not
+    count time on the wire.
     """
 
     __slots__ = ("at",)
@@ -32,9 +32,6 @@ class Deadline:
     def left_s(self) -> float:
         """Seconds until the deadline; negative when it has passed."""
         return self.at - time.monotonic()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Deadline.after, (self.left_s(),)
 
 
 class Photo(NamedTuple):

@@ -44,7 +44,7 @@ class Ingress:
         settings: Settings,
         recorder: Recorder | None = None,
     ) -> None:
-        preprocess = Target(preprocessor, "preprocess", encode_photos)
+        preprocess = Target(preprocessor, encode_photos)
         self._describe = [connect(classifier, "describe") for classifier in classifiers]
         self._settings = settings
         self._recorder = recorder or Recorder()

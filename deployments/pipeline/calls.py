@@ -6,6 +6,7 @@ handle is the way for everything else, and for groups while no replica is connec
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -16,9 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from deployments.errors import Unavailable
 from deployments.messages import GroupAnswers
 from deployments.pipeline.replicas import NotSent, ReplicaLost, Replicas
-from deployments.pipeline.wire import Encode
+from deployments.pipeline.wire import PROTOCOL, Encode, decode_answers
 
 _TRIES = 3
+_OTHER_PROTOCOL_S = 0.1
 _UNAVAILABLE = "no replica that classifies is available; try again"
 
 
@@ -33,14 +35,15 @@ def connect(handle: DeploymentHandle[Any], method: str) -> Any:
 
 
 class Target:
-    """One method of a deployment, which takes groups.
+    """A deployment that takes groups.
 
     Args:
+        handle: of a deployment with a `Listener`, whose `answer_frame` it has.
         encode: writes a group as a frame.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], method: str, encode: Encode) -> None:
-        self._method, self._encode = connect(handle, method), encode
+    def __init__(self, handle: DeploymentHandle[Any], encode: Encode) -> None:
+        self._answer_frame, self._encode = connect(handle, "answer_frame"), encode
         self._replicas = Replicas(handle.deployment_id)
 
     async def __call__(self, group: Any) -> GroupAnswers:
@@ -59,20 +62,27 @@ class Target:
     async def once(self, group: Any) -> GroupAnswers:
         """Answer a group by one replica, by the data plane or else by Serve's handle.
 
+        While only replicas of another protocol are there, it waits for a roll-out to end, so
+        callers set a time limit.
+
         Raises:
             ReplicaLost: the replica was lost, perhaps before the group reached it.
             Unavailable: no replica answered.
         """
-        while replica := self._replicas.choose():
-            with suppress(NotSent):
-                return await replica.call(self._encode, group)
-        try:
-            answers: GroupAnswers = await self._method.remote(group)
-        except RayActorError as error:
-            raise ReplicaLost(str(error)) from error
-        except (BackPressureError, DeploymentUnavailableError) as error:
-            raise Unavailable(_UNAVAILABLE) from error
-        return answers
+        while True:
+            while replica := self._replicas.choose():
+                with suppress(NotSent):
+                    return await replica.call(self._encode, group)
+            head, payload = self._encode(group)
+            try:
+                reply = await self._answer_frame.remote(PROTOCOL, head, b"".join(payload))
+            except RayActorError as error:
+                raise ReplicaLost(str(error)) from error
+            except (BackPressureError, DeploymentUnavailableError) as error:
+                raise Unavailable(_UNAVAILABLE) from error
+            if reply is not None:
+                return decode_answers(reply[0], memoryview(reply[1]))
+            await asyncio.sleep(_OTHER_PROTOCOL_S)
 
     async def once_connected(self, group: Any) -> GroupAnswers:
         """Answer a group by one replica that is connected; waits for one.

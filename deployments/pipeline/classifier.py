@@ -141,6 +141,12 @@ class Classifier:
         """Serve's only hook of a shutdown; it awaits what this returns."""
         return self._listener.close() if self._listener.is_listening else None
 
+    async def answer_frame(
+        self, protocol: bytes, head: bytes, payload: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """See Listener; callers without a connection use it."""
+        return await self._listener.answer_frame(protocol, head, payload)
+
     async def classify(self, group: ImageGroup) -> GroupAnswers:
         """Answer each image of a group, in its order."""
         now, traces = time.monotonic(), list[Trace]()

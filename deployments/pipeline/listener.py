@@ -15,7 +15,7 @@ import ray
 from deployments.errors import DeadlinePassed, ServiceError
 from deployments.messages import GroupAnswers
 from deployments.pipeline.connection import GOODBYE, SECRET_BYTES, Connection
-from deployments.pipeline.wire import Decode, encode_answers, failed
+from deployments.pipeline.wire import PROTOCOL, Decode, Parts, encode_answers, failed
 from deployments.settings import LISTEN_HOST
 
 logger = logging.getLogger("ray.serve")
@@ -99,22 +99,39 @@ class Listener:
         self._running.add(task)
         task.add_done_callback(self._running.discard, context=contextvars.Context())
 
+    async def answer_frame(
+        self, protocol: bytes, head: bytes, payload: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """Answer a group that came by Serve's handle, in the same form as on a connection.
+
+        Returns:
+            Head and payload of the answers; None if the caller speaks another protocol. While a
+            roll-out replaces replicas, callers and callees may be of different versions.
+        """
+        if protocol != PROTOCOL:
+            return None
+        head, parts = await self._reply(self._decode(head, memoryview(payload)))
+        return head, b"".join(parts)
+
     async def _answer(self, connection: Connection, call: int, group: Any) -> None:
-        """Answer a call, always: with an error when its handler fails or its deadline passes."""
-        photos = self._size(group)
-        try:
-            async with asyncio.timeout(group.deadline.left_s()):
-                reply = encode_answers(await self._handle(group))
-        except TimeoutError:
-            late = DeadlinePassed("the deadline of the group passed; try again")
-            reply = encode_answers(failed(late, photos))
-        except Exception as error:
-            if not isinstance(error, ServiceError):
-                logger.exception("a group of %d photos failed", photos)
-            reply = encode_answers(failed(error, photos))
+        reply = await self._reply(group)
         if connection.is_closing:  # the caller is gone
             return
         try:
             connection.send(call, *reply)
         except ValueError as error:
-            connection.send(call, *encode_answers(failed(error, photos)))
+            connection.send(call, *encode_answers(failed(error, self._size(group))))
+
+    async def _reply(self, group: Any) -> Parts:
+        """The answers, always: errors when the handler fails or the deadline passes."""
+        photos = self._size(group)
+        try:
+            async with asyncio.timeout(group.deadline.left_s()):
+                return encode_answers(await self._handle(group))
+        except TimeoutError:
+            late = DeadlinePassed("the deadline of the group passed; try again")
+            return encode_answers(failed(late, photos))
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                logger.exception("a group of %d photos failed", photos)
+            return encode_answers(failed(error, photos))

@@ -76,9 +76,7 @@ class Preprocessor:
         recorder: Recorder | None = None,
     ) -> None:
         self._listener = Listener(self.preprocess, decode_photos, lambda group: len(group.photos))
-        self._classify = [
-            Target(classifier, "classify", encode_images) for classifier in classifiers
-        ]
+        self._classify = [Target(classifier, encode_images) for classifier in classifiers]
         self._groups_held = 0
         self._harmful = HarmfulPhotos()
         self._ask_image_size = connect(classifiers[0], "image_size")
@@ -113,6 +111,12 @@ class Preprocessor:
     def __del__(self) -> Any:
         """Serve's only hook of a shutdown; it awaits what this returns."""
         return self._listener.close() if self._listener.is_listening else None
+
+    async def answer_frame(
+        self, protocol: bytes, head: bytes, payload: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """See Listener; callers without a connection use it."""
+        return await self._listener.answer_frame(protocol, head, payload)
 
     async def preprocess(self, group: PhotoGroup) -> GroupAnswers:
         """Answer each photo of a group, in its order.

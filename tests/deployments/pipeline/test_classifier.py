@@ -29,6 +29,7 @@ from deployments.messages import (
 from deployments.pipeline import preprocessor as preprocessing
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
+from deployments.pipeline.wire import decode_images, encode_answers
 from deployments.settings import PROJECT, Settings
 from deployments.telemetry.catalogue import PHOTOS_RECEIVED, PREDICTIONS, UPDATE_STUCK
 from mlc_core.artifact import load_artifact
@@ -61,7 +62,15 @@ class Handle:
         return Handle(self._called, method_name)
 
     def remote(self, *args):
+        if self._method == "answer_frame" and not hasattr(self._called, "answer_frame"):
+            return self._classify(*args)
         return getattr(self._called, self._method)(*args)
+
+    async def _classify(self, _protocol, head, payload):
+        """For those that only classify."""
+        reply = await self._called.classify(decode_images(head, memoryview(payload)))
+        head, parts = encode_answers(reply)
+        return head, b"".join(parts)
 
 
 @pytest.fixture

@@ -255,20 +255,25 @@ async def test_a_process_that_only_the_kernel_answers_for_is_not_connected(monke
 class ByHandle:
     """A deployment's handle, which answers when no replica is connected."""
 
-    def __init__(self):
+    def __init__(self, of_another_protocol=0):
         self.deployment_id, self.calls = uuid.uuid4().hex, 0
+        self.replica = Upstream()
+        self.replica.answer_with = b"by handle"
+        self.of_another_protocol = of_another_protocol
 
     def options(self, *_, **__):
         return self
 
-    async def remote(self, sent):
+    async def remote(self, protocol, head, payload):
         self.calls += 1
-        return GroupAnswers([b"by handle"] * len(sent.photos), Trace({}, 1, "m"))
+        if self.calls <= self.of_another_protocol:
+            protocol = b"MLC\0"
+        return await self.replica.listener.answer_frame(protocol, head, payload)
 
 
 async def listed(handle, *metadata):
     """A target that is connected to these replicas."""
-    target = Target(handle, "preprocess", encode_photos)
+    target = Target(handle, encode_photos)
     publish(handle.deployment_id, {str(i): each for i, each in enumerate(metadata)})
     await until(lambda: len(target._replicas._replicas) == len(metadata))
     return target
@@ -276,12 +281,26 @@ async def listed(handle, *metadata):
 
 async def test_groups_go_by_handle_until_a_replica_is_connected():
     handle = ByHandle()
-    target = Target(handle, "preprocess", encode_photos)
+    target = Target(handle, encode_photos)
     assert (await target(group(b"a"))).answers == [b"by handle"]
     async with upstream() as (_, metadata):
         target = await listed(handle, metadata)
         assert (await target(group(b"a"))).answers == [b"a"]
         assert handle.calls == 1
+
+
+async def test_a_replica_of_another_protocol_reads_nothing_and_the_group_waits_for_its_successor():
+    handle = ByHandle(of_another_protocol=2)
+    assert (await Target(handle, encode_photos)(group(b"a"))).answers == [b"by handle"]
+    assert handle.calls == 3
+    assert handle.replica.held == 0
+
+
+async def test_an_error_by_handle_answers_its_group():
+    handle = ByHandle()
+    handle.replica.error = Overloaded("full")
+    reply = await Target(handle, encode_photos)(group(b"a", b"b"))
+    assert [type(answer) for answer in reply.answers] == [Overloaded, Overloaded]
 
 
 async def test_a_group_whose_replica_dies_is_answered_by_another():
@@ -328,7 +347,7 @@ async def test_an_address_that_does_not_answer_leaves_the_way_by_handle(caplog):
     handle = ByHandle()
     async with upstream() as (_, metadata):
         gone = metadata
-    target = Target(handle, "preprocess", encode_photos)
+    target = Target(handle, encode_photos)
     publish(handle.deployment_id, {"gone": gone})
     await until(lambda: "replica gone go by Serve's handle" in caplog.text)
     assert (await target(group(b"a"))).answers == [b"by handle"]
