@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from deployments.serve_config import ServeConfig
+from launcher.agents import supervise_agents
 from launcher.processes import RUN, is_driver, kill, processes, run_directory
 
 DEFAULT_PORT = 8000
@@ -110,6 +111,7 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
         from ray import serve  # noqa: F401, PLC0415
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # noqa: PLC0415
 
+    supervise_agents()
     context = ray.init(
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
         object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
