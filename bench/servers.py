@@ -112,6 +112,7 @@ def process_name(process: psutil.Process) -> str:
         return replica[1]
     for part, name in (
         ("mlc-haproxy", "mlc-haproxy"),
+        ("launcher.agents", "launcher.agents"),
         ("haproxy -db", "HAProxy"),
         ("HAProxyManager", "HAProxyManager"),
         ("ServeController", "ServeController"),

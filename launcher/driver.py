@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -113,6 +114,7 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
 
     supervise_agents()
     context = ray.init(
+        num_cpus=max(os.cpu_count() or 1, math.ceil(2 * _num_cpus(config))),  # for a roll-out, twice
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
         object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
         _temp_dir=os.environ[RUN],
@@ -124,6 +126,18 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
     except RuntimeError as error:
         raise StartError(f"Ray Serve refused the config: {error}") from error
     return dashboard, f"{os.environ[RUN]}/session_latest/logs/serve"
+
+
+def _num_cpus(config: dict[str, Any]) -> float:
+    """The logical CPUs that all replicas of a config ask for; they limit no use of real ones."""
+    total = 0.0
+    for application in config["applications"]:
+        for deployment in application.get("deployments") or []:
+            scaling = deployment.get("autoscaling_config") or {}
+            count = scaling.get("max_replicas") or deployment.get("num_replicas") or 1
+            actor = deployment.get("ray_actor_options") or {}
+            total += (count if isinstance(count, int) else 1) * float(actor.get("num_cpus", 1))
+    return total
 
 
 def _wait_until_ready(host: str, port: int, logs: str) -> None:
