@@ -114,7 +114,7 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
 
     supervise_agents()
     context = ray.init(
-        num_cpus=max(os.cpu_count() or 1, math.ceil(2 * _num_cpus(config))),  # for a roll-out, twice
+        num_cpus=max(os.cpu_count() or 1, math.ceil(2 * _num_cpus(config))),  # room for a roll-out
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
         object_store_memory=100 * 2**20,  # photos go over gRPC, not through the store
         _temp_dir=os.environ[RUN],
