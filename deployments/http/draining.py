@@ -19,6 +19,7 @@ import psutil
 from deployments.http.haproxy import CLOSING
 
 COMMAND = "mlc-drain"
+FOLDER = Path("/tmp/haproxy-serve")  # noqa: S108  (Serve's default; each of its nodes has one there)
 _LOOK_EVERY_S = 0.5
 _ANSWER_WITHIN_S = 5
 _CLOSE = b"experimental-mode on; set var proc.closing int(1)\n"
@@ -31,28 +32,34 @@ def main(arguments: list[str] | None = None) -> None:
         "--at-least-s", type=float, default=10, help="until load balancers know that this node ends"
     )
     parser.add_argument("--at-most-s", type=float, default=40)
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="of the HAProxies that end; Serve's by default"
+    )
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    configs = running_configs()
+    configs = running_configs(options.folder)
     for config in configs:
         (config.parent / CLOSING).touch()  # for each HAProxy that Serve starts from now on
-    while (took := time.monotonic() - began) < options.at_most_s:
+    while True:
         for config in configs:
             _tell(config)
-        left = connections(configs)
-        if not left and (took >= options.at_least_s or not configs):
+        left, took_s = connections(configs), time.monotonic() - began
+        has_left = not left and (took_s >= options.at_least_s or not configs)
+        if has_left or took_s >= options.at_most_s:
             break
         time.sleep(_LOOK_EVERY_S)
-    sys.stdout.write(f"{left} connections left after {took:.0f} s\n")
+    sys.stdout.write(f"{left} connections left after {took_s:.0f} s\n")
 
 
-def running_configs() -> set[Path]:
-    """The configurations of the HAProxies on this machine that `mlc-haproxy` adapted."""
+def running_configs(folder: Path) -> set[Path]:
+    """The configurations in a folder that HAProxies run with and `mlc-haproxy` adapted."""
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if words and Path(words[0]).name == "haproxy" and "-f" in words:
             config = Path(words[words.index("-f") + 1])
+            if folder not in config.parents:
+                continue
             with suppress(FileNotFoundError):  # of a process that has ended
                 if "proc.closing" in config.read_text(encoding="utf-8"):
                     found.add(config)

@@ -20,7 +20,9 @@ def test_overlays_leave_all_else_of_the_serve_config_as_it_is(objects):
         assert getattr(theirs_settings, key) == getattr(ours_settings, key)
     for our, their in zip(our_app["deployments"], their_app["deployments"], strict=True):
         assert their["name"] == our["name"]
-        assert their["max_ongoing_requests"] == our["max_ongoing_requests"]
+        # A classifier's is raised to its target, which Serve compares it with.
+        if our["name"] != "Classifier":
+            assert their["max_ongoing_requests"] == our["max_ongoing_requests"]
 
 
 def test_the_alerts_and_the_dashboard_are_the_projects_own():

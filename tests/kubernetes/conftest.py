@@ -111,6 +111,7 @@ def namespaces(cluster):
         kubectl("-n", CLIENTS, "wait", "pod/sender", "--for=condition=Ready", "--timeout=120s")
         yield
     finally:
+        cluster.remove()
         kubectl("-n", CLIENTS, "delete", "pod", "sender", "--ignore-not-found")
         for namespace in made:
             kubectl("delete", "namespace", namespace, "--ignore-not-found")
@@ -126,7 +127,7 @@ def _answers(cluster: Cluster) -> bool:
 
 @pytest.fixture(scope="session")
 def service(cluster, namespaces):
-    """The service, after its first answer, which took `began_s`."""
+    """The service, after its first answer, which took `began_s`; `namespaces` removes it."""
     began = time.monotonic()
     try:
         cluster.apply()
@@ -138,4 +139,3 @@ def service(cluster, namespaces):
         for node in cluster.core.list_node().items:
             if node.spec.unschedulable:
                 kubectl("uncordon", node.metadata.name)
-        cluster.remove()

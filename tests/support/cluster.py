@@ -112,10 +112,17 @@ class Cluster:
         return pod
 
     def execute(self, pod: str, *command: str, namespace: str = NAMESPACE) -> str:
-        return stream(
-            self.core.connect_get_namespaced_pod_exec, pod, namespace, command=list(command),
-            stderr=True, stdin=False, stdout=True, tty=False,
-        )  # fmt: skip
+        """What a command in a pod prints; nothing if the pod has ended meanwhile."""
+        try:
+            return stream(
+                self.core.connect_get_namespaced_pod_exec, pod, namespace, command=list(command),
+                stderr=True, stdin=False, stdout=True, tty=False,
+            )  # fmt: skip
+        except kubernetes.client.ApiException:
+            names = [each.metadata.name for each in self.core.list_namespaced_pod(namespace).items]
+            if pod in names:
+                raise
+            return ""
 
     def placed(self) -> dict[str, list[str]]:
         """{deployment: the node of each of its replicas}, from the processes of the pods."""
@@ -139,7 +146,7 @@ class Cluster:
         look = "grep -l -x haproxy /proc/[0-9]*/comm 2>/dev/null | wc -l"
         return [
             pod.metadata.name for pod in pods
-            if ready(pod) and int(self.execute(pod.metadata.name, "sh", "-c", look)) > 1
+            if ready(pod) and int(self.execute(pod.metadata.name, "sh", "-c", look) or 0) > 1
         ]  # fmt: skip
 
     def budgets(self) -> dict[str, int]:

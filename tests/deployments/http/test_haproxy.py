@@ -337,7 +337,8 @@ async def test_an_old_connection_is_closed_with_a_response(proxy):
 
 async def test_clients_leave_a_node_that_drains_and_mlc_drain_waits_for_them(proxy, capsys):
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    drain = asyncio.create_task(asyncio.to_thread(draining.main, ["--at-least-s=0"]))
+    words = ["--at-least-s=0", f"--folder={proxy.file.parent}"]
+    drain = asyncio.create_task(asyncio.to_thread(draining.main, words))
     request = f"GET {CLASSIFY} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
     async def is_told():
@@ -360,7 +361,8 @@ async def test_clients_leave_a_node_that_drains_and_mlc_drain_waits_for_them(pro
 
 async def test_mlc_drain_gives_up_on_clients_that_stay(proxy, capsys):
     _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)  # beside the fixture's
-    await asyncio.to_thread(draining.main, ["--at-least-s=0", "--at-most-s=1"])
+    words = ["--at-least-s=0", "--at-most-s=1", f"--folder={proxy.file.parent}"]
+    await asyncio.to_thread(draining.main, words)
     assert capsys.readouterr().out.startswith("2 connections left")
     writer.close()
 
