@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from launcher.processes import free_ports
+from launcher.processes import RUN, free_ports
 
 _OPTIONS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")  # of the raylet
 _ANY_PORT = ("--grpc-port=0", "--listen-port=0", "--runtime-env-agent-port=0",
@@ -56,8 +56,10 @@ def run(command: list[str], raylet: int, start: Callable[..., Any] = subprocess.
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    # An agent ends when its parent is not the process that this names.
+    # An agent ends when its parent is not the process that this names. Its title overwrites the
+    # beginning of its environment, so what `processes` looks for comes last.
     environment = os.environ | {"RAY_RAYLET_PID": str(os.getpid())}
+    environment |= {RUN: environment.pop(RUN, "")}
     while True:
         agent = start(command, env=environment)
         poll = select.poll()
