@@ -21,6 +21,20 @@ COLORS = {
     "White": (242, 242, 240),
     "Yellow": (240, 205, 50),
 }
+# More of them, for pictures of what is mistaken for what.
+SHADES = COLORS | {
+    "Beige": (222, 205, 175),
+    "Brown": (95, 62, 42),
+    "Charcoal": (60, 62, 66),
+    "Cream": (245, 235, 205),
+    "Gold": (205, 165, 75),
+    "Maroon": (110, 25, 40),
+    "Navy Blue": (28, 36, 78),
+    "Olive": (105, 110, 50),
+    "Orange": (240, 135, 40),
+    "Purple": (105, 60, 140),
+    "Silver": (192, 192, 196),
+}
 # category -> (master category, sub-category), as the data set has them.
 CATEGORIES = {
     "Tshirts": ("Apparel", "Topwear"),
@@ -47,7 +61,7 @@ def draw_garment(
 
     Args:
         category: one of CATEGORIES.
-        color: one of COLORS.
+        color: one of SHADES.
         size_px: (width, height).
         seed: varies place, size and trim; the same arguments give the same picture.
 
@@ -65,10 +79,10 @@ def draw_garment(
         return left + x * scale * width, top + y * scale * height
 
     def polygon(points: list[tuple[float, float]], shade: float) -> None:
-        fill = tuple(round(level * shade) for level in COLORS[color])
+        fill = tuple(round(level * shade) for level in SHADES[color])
         draw.polygon([place(*point) for point in points], fill=fill, outline=edge, width=_SMOOTHING)
 
-    edge = tuple(round(level * 0.7) for level in COLORS[color])
+    edge = tuple(round(level * 0.7) for level in SHADES[color])
     draw = ImageDraw.Draw(image)
     _SHAPES[category](polygon, chance)
     return image.resize(size_px, Image.Resampling.LANCZOS)

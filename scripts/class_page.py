@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlc_core.artifact import Artifact
 from mlc_core.training.report import class_rows, rare_classes
-from samples.garments import CATEGORIES, COLORS, draw_garment
+from samples.garments import CATEGORIES, SHADES, draw_garment
 
 _PICTURES = Path("mistakes")  # beside the page
 _PAGE = """# Class by class: {name}, version {version}
@@ -60,7 +60,7 @@ def class_page(artifact: Artifact) -> str:
 def draw_mistakes(docs: Path) -> None:
     """Draw the pictures that the page shows and that are not there yet."""
     (docs / _PICTURES).mkdir(exist_ok=True)
-    for name in (*COLORS, *CATEGORIES):
+    for name in (*SHADES, *CATEGORIES):
         file = docs / _picture(name)
         if not file.exists():
             _drawn(name).save(file)
@@ -73,11 +73,11 @@ def _row(mistake: Mapping[str, Any]) -> str:
 
 
 def _can_be_drawn(name: str) -> bool:
-    return name in COLORS or name in CATEGORIES
+    return name in SHADES or name in CATEGORIES
 
 
 def _drawn(name: str) -> Image.Image:
-    return draw_garment("Tshirts", name) if name in COLORS else draw_garment(name, "Grey")
+    return draw_garment("Tshirts", name) if name in SHADES else draw_garment(name, "Grey")
 
 
 def _picture(name: str) -> Path:

@@ -114,7 +114,9 @@ class Model:
         answers: list[Answer] = [
             self._labeller.refusal(choice) or answer
             for choice, answer in zip(
-                choices, self._labeller.answers(probabilities, choices, named), strict=True
+                choices,
+                self._labeller.answers(probabilities, choices, named, images),
+                strict=True,
             )
         ]
         stages_s = {"inference": inferred - began, "encode": time.monotonic() - inferred}

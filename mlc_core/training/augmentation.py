@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 _SCALE, _STRETCH, _SHIFT = 0.12, 0.05, 0.08  # at most, as a fraction of the picture
 _BORDER = _SHIFT + (1 + _SCALE) * (1 + _STRETCH) / 2 - 0.5 + 0.01
 _LIGHT = 0.12
+_JITTER_PX = 3
 _WHITE = (255, 255, 255)
 
 
@@ -35,6 +36,22 @@ def augment_view(
     numbers = zip(images, positions.tolist(), strict=True)
     return np.stack(
         [_vary(image, np.random.default_rng((seed, view, at))) for image, at in numbers]
+    )
+
+
+def jitter(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Mirror each image at random, and shift it by a few pixels onto white: it looks the same."""
+    count, height_px, width_px, _ = images.shape
+    mirrored = rng.random((count, 1, 1, 1)) < 0.5
+    images = np.where(mirrored, images[:, :, ::-1], images)
+    border = ((0, 0), (_JITTER_PX, _JITTER_PX), (_JITTER_PX, _JITTER_PX), (0, 0))
+    padded = np.pad(images, border, constant_values=255)
+    corners = rng.integers(0, 2 * _JITTER_PX + 1, (count, 2)).tolist()
+    return np.stack(
+        [
+            image[top : top + height_px, left : left + width_px]
+            for image, (top, left) in zip(padded, corners, strict=True)
+        ]
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mlc_core.errors import DataSetError, MlcError
 from mlc_core.spec import Spec
-from mlc_core.training.augmentation import augment
+from mlc_core.training.augmentation import augment, jitter
 from mlc_core.training.dataset import DataSet, Progress
 from mlc_core.training.distillation import SoftTargets
 from mlc_core.training.evaluation import Infer, accuracies
@@ -121,7 +121,7 @@ class LabelledBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Images, shuffled and augmented, and their targets in batches.
 
     The targets are the labels, one-hot, or a mixture of them and of a teacher's probabilities. A
-    teacher's images are mirrored at random, as a teacher says the same of both.
+    teacher's images are mirrored and shifted at random, as it says nearly the same of all of them.
 
     A batch depends on the seed, the epoch and its number alone, so a resumed run sees the same
     batches as one that was not killed.
@@ -151,8 +151,7 @@ class LabelledBatches(keras.utils.PyDataset):  # type: ignore[misc]
         if self._soft is None:
             return augment(self._images[taken], rng), targets
         images, said = self._soft.batch(self._images, self.epoch, taken)
-        mirrored = rng.random((len(taken), 1, 1, 1)) < 0.5
-        return np.where(mirrored, images[:, :, ::-1], images), {
+        return jitter(images, rng), {
             head: self._share * said[head] + (1 - self._share) * target
             for head, target in targets.items()
         }

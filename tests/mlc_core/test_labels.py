@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlc_core.labels import Choice, Labeller, entropy
+from mlc_core.labels import Choice, Labeller, blank, entropy
 from mlc_core.spec import ImageSize, Spec
 
 SPEC = Spec(
@@ -96,6 +96,18 @@ def test_a_photo_in_doubt_is_promised_nothing_and_keeps_its_labels():
     assert labels(Choice(min_confidence=0.1), doubtful)[1] == ["Grün", "Shirt"]
     (_, second) = Labeller(doubtful).answers(PROBABILITIES, [Choice(precision=0.8)] * 2)
     assert json.loads(second)["labels"]["color"]["alternatives"][0]["label"] == "Grün"
+
+
+def test_a_blank_photo_is_promised_nothing():
+    images = np.full((2, 80, 60, 3), (200, 30, 40), np.uint8)
+    images[1, 79, 59] += 30  # a single pixel
+    assert blank(images).tolist() == [True, False]
+    choices = [Choice(precision=0.8), Choice(precision=0.5)]
+    first, second = map(
+        json.loads, Labeller(PROMISING).answers(PROBABILITIES, choices, None, images)
+    )
+    assert {label["label"] for label in first["labels"].values()} == {None}
+    assert second["labels"]["color"]["label"] == "Grün"
 
 
 def test_a_label_without_the_precision_is_still_the_first_alternative():

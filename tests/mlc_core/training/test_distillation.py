@@ -85,13 +85,30 @@ def test_targets_mix_what_the_teacher_says_with_the_label(soft, data, spec):
     np.testing.assert_allclose(targets["category"].sum(axis=1), 1, atol=1e-3)
 
 
-def test_a_teachers_pictures_are_mirrored_at_random_and_otherwise_its_own(soft, data, spec):
+def test_a_teachers_pictures_are_mirrored_and_shifted_at_random_and_otherwise_its_own(
+    soft, data, spec
+):
     images, _ = LabelledBatches(data, spec, QUICK, soft)[0]
     order = np.random.default_rng((QUICK.seed, 0)).permutation(len(data))[: len(images)]
-    same = (images == data.images[order]).all(axis=(1, 2, 3))
-    mirrored = (images == data.images[order][:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (same | mirrored).all()
-    assert 0 < same.sum() < len(images)
+    seen = set()
+    for image, shown in zip(data.images[order], images, strict=True):
+        ways = [
+            (mirrored, top, left)
+            for mirrored in (False, True)
+            for top in range(-3, 4)
+            for left in range(-3, 4)
+            if (moved(image[:, ::-1] if mirrored else image, top, left) == shown).all()
+        ]
+        assert ways
+        seen.add(ways[0])
+    assert len(seen) > len(images) / 2
+    assert {mirrored for mirrored, *_ in seen} == {False, True}
+
+
+def moved(image, top, left):
+    """The image `top` pixels further up and `left` further left; white comes in."""
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), constant_values=255)
+    return padded[3 + top : 3 + top + image.shape[0], 3 + left : 3 + left + image.shape[1]]
 
 
 def test_views_that_are_written_are_not_asked_for_again(data, tmp_path):
