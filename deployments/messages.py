@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mlc_core.labels import Choice
@@ -53,11 +53,15 @@ class PhotoGroup(NamedTuple):
         deadline: the latest deadline of its photos. If the deadline of one photo passes earlier,
             the ingress answers that photo itself.
         harmful: digests of photos that the receiver is to refuse; see `pipeline.quarantine`.
+        careful: whether to decode one photo after the other, and to say before each which it is.
+        begins: says so to the sender, with the number of the photo in the group; never sent.
     """
 
     photos: Sequence[Photo]
     deadline: Deadline
     harmful: Sequence[bytes] = ()
+    careful: bool = False
+    begins: Callable[[int], None] = lambda _number: None
 
 
 class ImageGroup(NamedTuple):

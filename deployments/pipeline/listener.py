@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -93,6 +94,8 @@ class Listener:
         self, connection: Connection, call: int, head: memoryview, payload: memoryview
     ) -> None:
         group = self._decode(head, payload)
+        if getattr(group, "careful", False):
+            group = group._replace(begins=partial(_begins, connection, call))
         task = asyncio.get_running_loop().create_task(
             self._answer(connection, call, group), context=contextvars.Context()
         )
@@ -135,3 +138,8 @@ class Listener:
             if not isinstance(error, ServiceError):
                 logger.exception("a group of %d photos failed", photos)
             return encode_answers(failed(error, photos))
+
+
+def _begins(connection: Connection, call: int, number: int) -> None:
+    if not connection.is_closing:
+        connection.send(call, payload=[number.to_bytes(4)])

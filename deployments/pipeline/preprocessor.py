@@ -79,6 +79,7 @@ class Preprocessor:
         self._classify = [Target(classifier, encode_images) for classifier in classifiers]
         self._groups_held = 0
         self._harmful = HarmfulPhotos()
+        self._careful = asyncio.Lock()
         self._ask_image_size = connect(classifiers[0], "image_size")
         self._settings = settings
         self._recorder = recorder or Recorder()
@@ -166,20 +167,28 @@ class Preprocessor:
         self, progress: _Progress, waiting: Sequence[int], size: ImageSize
     ) -> dict[int, NDArray[np.uint8]]:
         """The images of the photos in `waiting`, by their number in the group."""
-        photos, deadline = progress.group.photos, progress.group.deadline
-        max_pixels = self._settings.limits.max_photo_pixels
+        group, photos, max_pixels = (
+            progress.group, progress.group.photos, self._settings.limits.max_photo_pixels
+        )  # fmt: skip
         large = is_large(photos[waiting[0]].data, self._settings.large_photo_bytes)
         threads = self._large if large else self._small
-        parts = [[n] for n in waiting] if large else [waiting]
         loop, began = asyncio.get_running_loop(), time.monotonic()
-        decoded = await asyncio.gather(
-            *(
-                loop.run_in_executor(
-                    threads, _decode_all, [photos[n] for n in part], deadline, size, max_pixels
-                )
-                for part in parts
+
+        async def decode_part(part: Sequence[int]) -> list[NDArray[np.uint8] | Exception]:
+            these = [photos[n] for n in part]
+            return await loop.run_in_executor(
+                threads, _decode_all, these, group.deadline, size, max_pixels
             )
-        )
+
+        parts = [[n] for n in waiting] if large or group.careful else [list(waiting)]
+        if group.careful:
+            decoded = []
+            async with self._careful:
+                for part in parts:
+                    group.begins(part[0])
+                    decoded.append(await decode_part(part))
+        else:
+            decoded = await asyncio.gather(*map(decode_part, parts))
         spent_s = time.monotonic() - began
         self._recorder.record(STAGE_DURATION, spent_s, stage="decode")
         progress.traces.append(Trace({"decode": spent_s}, 0, ""))

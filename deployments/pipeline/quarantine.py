@@ -1,9 +1,9 @@
 """Photos that kill the replica that decodes them: found, refused, and remembered for a while.
 
-A decoder is native code, and a bug in it ends the whole process. When a preprocessor is lost, each
-photo that it held goes to another one alone, one after the other. A photo that is alone when the
-second preprocessor is lost is the cause: it is refused, now and whenever it comes again. So no
-photo takes down more than two replicas.
+A decoder is native code, and a bug in it ends the whole process. When a preprocessor is lost with a
+group, the group goes to another one as a careful one, which decodes one photo after the other and
+says before each which it is. If that replica is lost too, this photo is the cause: it is refused,
+now and whenever it comes again. So no photo takes down more than two replicas.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from deployments.errors import HarmfulPhoto
 from deployments.messages import Answer, GroupAnswers, Photo, PhotoGroup, Trace
@@ -72,14 +72,13 @@ class Quarantine:
 
     Args:
         send: takes a group to a replica; raises ReplicaLost when it was lost with the group.
-        send_alone: the same for a group of one, but it waits for a replica that is connected, so
-            that ReplicaLost says that this very photo had reached it.
+        send_careful: the same for a careful group. It waits for a replica that is connected, and
+            ReplicaLost says which photo had begun.
     """
 
-    def __init__(self, send: Send, send_alone: Send) -> None:
-        self._send, self._send_alone = send, send_alone
+    def __init__(self, send: Send, send_careful: Send) -> None:
+        self._send, self._send_careful = send, send_careful
         self._harmful = HarmfulPhotos()
-        self._alone = asyncio.Lock()
         self._suspects: dict[bytes, asyncio.Event] = {}
 
     async def __call__(self, group: PhotoGroup) -> GroupAnswers:
@@ -100,43 +99,43 @@ class Quarantine:
             try:
                 reply = await self._send(rest)
             except ReplicaLost:
-                reply = await self._one_by_one(rest)
+                reply = await self._send_suspects(rest)
             answers.update(zip(left, reply.answers, strict=True))
             traces.append(reply.trace)
             self._learn(group.photos, answers)
-        return GroupAnswers([answers[n] for n in range(len(group.photos))], Trace.merge(traces))
+        return GroupAnswers(list(_in_order(answers)), Trace.merge(traces))
 
     async def _verdicts_on(self, photos: Sequence[Photo]) -> None:
-        """Wait until those that are under suspicion have been tried alone."""
+        """Wait until those that are under suspicion have been tried once more."""
         for photo in photos:
             if suspect := self._suspects.get(digest_of(photo)):
                 await suspect.wait()
 
-    async def _one_by_one(self, group: PhotoGroup) -> GroupAnswers:
+    async def _send_suspects(self, group: PhotoGroup) -> GroupAnswers:
+        """Answer a group that a replica was lost with, by careful groups."""
         digests = [digest_of(photo) for photo in group.photos]
         suspects = {each: self._suspects.setdefault(each, asyncio.Event()) for each in digests}
-        replies = []
+        answers: dict[int, Answer] = {}
         try:
-            for photo, digest in zip(group.photos, digests, strict=True):
-                async with self._alone:
-                    replies.append(await self._try_alone(group, photo, digest))
-                self._clear(digest, suspects[digest])
+            while True:
+                answers |= self._harmful.refusals(group.photos)
+                left = [n for n in range(len(group.photos)) if n not in answers]
+                if not left:
+                    return GroupAnswers(list(_in_order(answers)), Trace.merge([]))
+                photos = [group.photos[n] for n in left]
+                try:
+                    reply = await self._send_careful(
+                        PhotoGroup(photos, group.deadline, self._harmful.digests(), careful=True)
+                    )
+                except ReplicaLost as lost:
+                    if lost.begun is not None:
+                        self._harmful.add([digests[left[lost.begun]]])
+                else:
+                    answers |= dict(zip(left, reply.answers, strict=True))
+                    return GroupAnswers(list(_in_order(answers)), reply.trace)
         finally:
             for digest, suspect in suspects.items():
                 self._clear(digest, suspect)
-        answers = [answer for reply in replies for answer in reply.answers]
-        return GroupAnswers(answers, Trace.merge([reply.trace for reply in replies]))
-
-    async def _try_alone(self, group: PhotoGroup, photo: Photo, digest: bytes) -> GroupAnswers:
-        if refusals := self._harmful.refusals([photo]):
-            return GroupAnswers([refusals[0]], Trace.merge([]))
-        try:
-            return await self._send_alone(
-                PhotoGroup([photo], group.deadline, self._harmful.digests())
-            )
-        except ReplicaLost:
-            self._harmful.add([digest])
-            return GroupAnswers([HarmfulPhoto(_REFUSED)], Trace.merge([]))
 
     def _clear(self, digest: bytes, suspect: asyncio.Event) -> None:
         suspect.set()
@@ -150,3 +149,7 @@ class Quarantine:
             for n, answer in answers.items()
             if isinstance(answer, HarmfulPhoto)
         )
+
+
+def _in_order(answers: dict[int, Answer]) -> Iterator[Answer]:
+    return (answers[n] for n in sorted(answers))

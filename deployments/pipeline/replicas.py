@@ -39,7 +39,13 @@ def publish(deployment: Hashable, listed: Listed) -> None:
 
 
 class ReplicaLost(ConnectionError):
-    """The connection broke before the answer came; the group may go to another replica."""
+    """The connection broke before the answer came; the group may go to another replica.
+
+    Attributes:
+        begun: the photo of a careful group that was decoded then; None if none was.
+    """
+
+    begun: int | None = None
 
 
 class NotSent(ReplicaLost):
@@ -58,6 +64,7 @@ class Replica:
         self._metadata = metadata
         self._pending: dict[int, asyncio.Future[GroupAnswers]] = {}
         self._numbers = itertools.count()
+        self._begun: dict[int, int] = {}  # call -> number of the photo that is decoded
         self._connection: Connection | None = None
         self.leaving = False
         self.lost = asyncio.Event()
@@ -123,7 +130,13 @@ class Replica:
         except ConnectionError as error:
             raise NotSent(str(error)) from error
         future = self._pending[number] = asyncio.get_running_loop().create_future()
-        answers: GroupAnswers = await future
+        try:
+            answers: GroupAnswers = await future
+        except ReplicaLost as lost:
+            lost.begun = self._begun.get(number)
+            raise
+        finally:
+            self._begun.pop(number, None)
         return answers
 
     def close(self) -> None:
@@ -137,6 +150,9 @@ class Replica:
         del connection
         if call == GOODBYE:
             self.leaving = True
+            return
+        if not head:
+            self._begun[call] = int.from_bytes(payload)
             return
         answers = decode_answers(head, payload)
         future = self._pending.pop(call, None)

@@ -1,8 +1,9 @@
 """What a group looks like on a connection between two replicas: frames, and messages in them.
 
 A frame is a fixed header (number of the call, length of the head, length of the payload), a head in
-MessagePack, and a payload of photos, pixels or answers, one after the other. Nothing is unpickled:
-a head is decoded against the types below. Errors of a list keep their kind; others arrive as
+MessagePack, and a payload of photos, pixels or answers, one after the other. A frame without a head
+says that the photo whose number it holds is about to be decoded. Nothing is unpickled: a head is
+decoded against the types below. Errors of a list keep their kind; others arrive as
 RuntimeError with their text.
 """
 
@@ -57,6 +58,7 @@ class _PhotoGroupHead(msgspec.Struct, array_like=True):
     left_s: float
     photos: list[_PhotoHead]
     harmful: list[bytes]
+    careful: bool
 
 
 class _ImageGroupHead(msgspec.Struct, array_like=True):
@@ -89,7 +91,8 @@ _decode_answers = msgspec.msgpack.Decoder(_AnswersHead).decode
 
 def encode_photos(group: PhotoGroup) -> Parts:
     heads = [_PhotoHead(len(p.data), p.choice, p.request_id) for p in group.photos]
-    head = _encode(_PhotoGroupHead(group.deadline.left_s(), heads, list(group.harmful)))
+    left_s, harmful = group.deadline.left_s(), list(group.harmful)
+    head = _encode(_PhotoGroupHead(left_s, heads, harmful, group.careful))
     return head, [photo.data for photo in group.photos]
 
 
@@ -100,7 +103,7 @@ def decode_photos(head: Buffer, payload: memoryview) -> PhotoGroup:
         data = bytes(_slice(payload, at, photo.size_bytes))
         photos.append(Photo(data, photo.choice, photo.request_id))
         at += photo.size_bytes
-    return PhotoGroup(photos, Deadline.after(group.left_s), group.harmful)
+    return PhotoGroup(photos, Deadline.after(group.left_s), group.harmful, group.careful)
 
 
 def encode_images(group: ImageGroup) -> Parts:

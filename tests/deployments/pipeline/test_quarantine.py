@@ -30,15 +30,20 @@ class Preprocessor:
     async def send(self, group):
         self.harmful.add(group.harmful)
         refused = self.harmful.refusals(group.photos)
-        data = [photo.data for n, photo in enumerate(group.photos) if n not in refused]
-        self.tried.append(data)
+        left = [n for n in range(len(group.photos)) if n not in refused]
+        self.tried.append([group.photos[n].data for n in left])
         ended = self.ended
-        for _ in range(3):  # it decodes
-            await asyncio.sleep(0)
-        if POISON in data and not ended.is_set():
-            self.kill()
-        if ended.is_set():
-            raise ReplicaLost("gone")
+        begun = None
+        for part in [[n] for n in left] if group.careful else [left]:
+            begun = part[0] if group.careful else None
+            for _ in range(3):  # it decodes
+                await asyncio.sleep(0)
+            if POISON in [group.photos[n].data for n in part] and not ended.is_set():
+                self.kill()
+            if ended.is_set():
+                lost = ReplicaLost("gone")
+                lost.begun = begun
+                raise lost
         answers = [refused.get(n, photo.data) for n, photo in enumerate(group.photos)]
         return GroupAnswers(answers, Trace({}, 1, "m"))
 
@@ -104,6 +109,30 @@ async def test_a_replica_that_is_killed_otherwise_incriminates_nobody(preprocess
     assert told(await quarantine(group(b"a", b"b"))) == [b"a", b"b"]
 
 
+async def test_two_harmful_photos_of_a_group_are_both_found(preprocessor, quarantine):
+    other = Quarantine(preprocessor.send, preprocessor.send)
+    sent = group(b"a", POISON, b"b", POISON, b"c")
+    told_here, told_there = await asyncio.gather(quarantine(sent), other(group(b"d")))
+    assert told(told_here) == [b"a", "refused", b"b", "refused", b"c"]
+    assert told(told_there) == [b"d"]
+    assert preprocessor.deaths == 2
+
+
+async def test_a_replica_that_is_lost_before_it_begins_incriminates_nobody(preprocessor):
+    left = [3]
+
+    async def careful(sent):
+        if left[0]:
+            left[0] -= 1
+            raise ReplicaLost("gone before it began")
+        return await preprocessor.send(sent)
+
+    async def lost(_):
+        raise ReplicaLost("gone")
+
+    assert told(await Quarantine(lost, careful)(group(b"a", b"b"))) == [b"a", b"b"]
+
+
 async def test_another_ingress_learns_of_it_from_the_preprocessor(preprocessor, quarantine):
     await quarantine(group(POISON))
     await quarantine(group(b"a"))  # tells the replica
@@ -117,11 +146,11 @@ async def test_another_ingress_learns_of_it_from_the_preprocessor(preprocessor, 
 async def test_a_caller_that_gives_up_leaves_no_suspect_behind(preprocessor, quarantine):
     hangs = asyncio.Event()
 
-    async def alone(_):
+    async def careful(_):
         hangs.set()
         await asyncio.Event().wait()
 
-    quarantine = Quarantine(preprocessor.send, alone)
+    quarantine = Quarantine(preprocessor.send, careful)
     task = asyncio.create_task(quarantine(group(b"a", POISON)))
     await hangs.wait()
     waits = asyncio.create_task(quarantine(group(b"a")))

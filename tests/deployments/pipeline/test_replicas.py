@@ -43,11 +43,12 @@ class Upstream:
         self.name, self.started, self.go_on = name, asyncio.Event(), asyncio.Event()
         self.go_on.set()
         self.error, self.held = None, 0
-        self.answer_with, self.trace = None, Trace({}, 1, "m")
+        self.group, self.answer_with, self.trace = None, None, Trace({}, 1, "m")
         self.listener = Listener(self.answer, decode_photos, lambda sent: len(sent.photos))
 
     async def answer(self, sent):
         self.held += 1
+        self.group = sent
         self.started.set()
         await self.go_on.wait()
         self.held -= 1
@@ -172,6 +173,23 @@ async def test_a_call_whose_replica_is_gone_is_lost_at_once():
         assert not caller.takes_new
         with pytest.raises(ReplicaLost):
             await caller.call(encode_photos, group(b"a"))
+
+
+async def test_a_careful_group_that_is_lost_says_which_photo_had_begun():
+    async with upstream() as (replica, metadata):
+        replica.go_on.clear()
+        caller = await connected(metadata)
+        sent = group(b"a", b"b", b"c")._replace(careful=True)
+        call = asyncio.ensure_future(caller.call(encode_photos, sent))
+        await replica.started.wait()
+        replica.group.begins(0)
+        replica.group.begins(1)
+        await until(lambda: caller._begun == {0: 1})
+        for connection in replica.listener._connections:
+            connection._transport.abort()
+        with pytest.raises(ReplicaLost) as lost:
+            await call
+        assert lost.value.begun == 1
 
 
 async def test_a_listener_that_closes_says_goodbye_and_finishes_what_it_has():
