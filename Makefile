@@ -109,7 +109,7 @@ plan: .venv/dev
 train: .venv/dev
 	$(BIN)/mlc train $(DATA) $(ARGS)
 
-# DATA: any labelled data set of that layout. ARGS: of mlc evaluate, as --model models/fashion/2
+# DATA: any labelled data set of that layout. ARGS: of mlc evaluate, as --model models/fashion/3
 evaluate: .venv/dev
 	$(BIN)/mlc evaluate $(DATA) $(ARGS)
 

@@ -12,7 +12,7 @@ from mlc_core.labels import MAX_TOP_K
 from mlc_core.spec import HEADS
 
 PROJECT = Path(__file__).resolve().parents[1]
-MODEL = PROJECT / "models/fashion/1"
+MODEL = PROJECT / "models/fashion/2"
 KEYS = PROJECT / "keys.json"
 
 OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 4, 130, 141
@@ -222,7 +222,7 @@ def _precision(command: argparse.ArgumentParser, default: str) -> None:
 def _artifact_path(text: str) -> Path:
     path = Path(text)
     if len(path.parts) < 2 or path.name in (".", "..") or path.parent.name in ("", ".", ".."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not …/NAME/VERSION, as models/fashion/1 is")
+        raise argparse.ArgumentTypeError(f"{text!r} is not …/NAME/VERSION, as models/fashion/2 is")
     if not "".join(path.parts[-2:]).isprintable():  # odd bytes of a file name are not
         raise argparse.ArgumentTypeError(f"{text!r} is no name that an answer can carry")
     return path

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shipped_model() -> Path:
-    return Path(__file__).parents[1] / "models" / "fashion" / "1"
+    return Path(__file__).parents[1] / "models" / "fashion" / "2"
 
 
 @pytest.fixture(scope="session")

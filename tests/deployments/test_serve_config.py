@@ -76,7 +76,7 @@ def test_edits_leave_the_original_as_it_is():
     before = SHIPPED.to_yaml()
     edited = SHIPPED.with_user_config(precision="float32").listening("0.0.0.0", 9)
     assert edited.deployments["Classifier"]["user_config"]["precision"] == "float32"
-    assert edited.deployments["Classifier"]["user_config"]["model"] == "models/fashion/1"
+    assert edited.deployments["Classifier"]["user_config"]["model"] == "models/fashion/2"
     assert edited.fields["http_options"] == {"host": "0.0.0.0", "port": 9, "request_timeout_s": 60}
     assert SHIPPED.to_yaml() == before
 

@@ -47,7 +47,7 @@ def test_every_format_gets_four_labels(client, answer_here, name):
     assert response.status_code == 200, response.text
     body = response.json()
     assert list(body["labels"]) == list(HEADS)
-    assert body["model"] == {"name": "fashion", "version": "1"}
+    assert body["model"] == {"name": "fashion", "version": "2"}
     for label in body["labels"].values():
         assert set(label) == {"label", "confidence", "alternatives"}
         assert label["label"]
@@ -130,7 +130,7 @@ def test_a_batch_of_bad_photos_only_is_answered_too(client):
 
 def test_the_model_describes_itself(client):
     model = client.get("/v1/model").json()
-    assert (model["name"], model["version"], model["engine"]) == ("fashion", "1", "onnxruntime")
+    assert (model["name"], model["version"], model["engine"]) == ("fashion", "2", "onnxruntime")
     assert list(model["heads"]) == list(HEADS)
     assert set(model["image"]) == {"height_px", "width_px"}
     assert set(model["metrics"]["heads"]) == set(HEADS)

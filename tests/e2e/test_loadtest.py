@@ -98,8 +98,8 @@ def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(
     assert line["faults"] == {}, said
     assert line["measured"]["error_share"] == line["measured"]["refused_share"] == 0
     assert line["loop"] == "closed loop"
-    assert line["versions"] == {"1": line["versions"]["1"]}
-    assert 10 < line["versions"]["1"] < line["measured"]["requests"]  # bad photos get no version
+    assert line["versions"] == {"2": line["versions"]["2"]}
+    assert 10 < line["versions"]["2"] < line["measured"]["requests"]  # bad photos get no version
     assert "/v1/classify/batch" in html.read_text()
 
 
@@ -149,10 +149,10 @@ def test_a_service_that_is_not_there_makes_a_broken_run(tmp_path):
 def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
     tmp_path, shipped_config, shipped_model
 ):
-    model = tmp_path / "models" / "2"
+    model = tmp_path / "models" / "3"
     shutil.copytree(shipped_model, model)
     spec = model / "spec.json"
-    spec.write_text(spec.read_text().replace('"version": "1"', '"version": "2"', 1))
+    spec.write_text(spec.read_text().replace('"version": "2"', '"version": "3"', 1))
     with (model / "SHA256SUMS").open("w") as sums:
         names = sorted(file.name for file in model.iterdir() if file.name != "SHA256SUMS")
         subprocess.run(["sha256sum", *names], cwd=model, stdout=sums, check=True)
@@ -165,6 +165,6 @@ def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
         _, line, said = run("model_rollout", service.url, tmp_path, *options)
         assert line["broken"] == [], said
         assert line["faults"] == {}, said
-        assert set(line["versions"]) == {"1", "2"}
+        assert set(line["versions"]) == {"2", "3"}
         answer = httpx.post(f"{service.url}/v1/classify", content=jpeg(), trust_env=False).json()
-        assert answer["model"]["version"] == "2"
+        assert answer["model"]["version"] == "3"

@@ -42,7 +42,7 @@ def photo(name="tshirt.jpg"):
 
 
 def assert_answered(page):
-    expect(page.locator("#status")).to_contain_text(" ms by model fashion, version 1")
+    expect(page.locator("#status")).to_contain_text(" ms by model fashion, version 2")
     heads = page.locator(".head")
     expect(heads).to_have_count(4)
     names = [head.replace("_", " ") for head in HEADS]

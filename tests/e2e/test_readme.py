@@ -68,7 +68,7 @@ def test_make_check_config_names_what_is_wrong(tmp_path):
     for right, wrong, named in (
         ("precision: int8", "precison: int8", "precison = 'int8': no such key"),
         ("precision: int8", "precision: int4", "precision = 'int4'"),
-        ("models/fashion/1", "models/nowhere", "no model at"),
+        ("models/fashion/2", "models/nowhere", "no model at"),
         ("args: {}", "args: {deadline: 3}", "deadline = 3: no such key"),
     ):
         file.write_text(text.replace(right, wrong))

@@ -50,4 +50,4 @@ def test_an_id_of_the_clients_own_is_followed(client, lines):
         {"read", "small_photos_queue", "decode"}, 0, "",
     )  # fmt: skip
     assert (batch["route"], batch["status"], batch["photos"]) == ("/v1/classify/batch", 200, 2)
-    assert batch["model"] == "fashion/1"
+    assert batch["model"] == "fashion/2"

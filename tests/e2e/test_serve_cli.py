@@ -44,7 +44,7 @@ save_artifact(MultiHeadNetwork(spec).build_model(), spec, metrics, sys.argv[1])
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, shipped_model, one_head_models):
-    """The shipped model, the same called version 2, one of another image size, a broken one.
+    """The shipped model, the same called version 1, one of another image size, a broken one.
 
     And one with the head color alone.
     """
@@ -52,7 +52,7 @@ def models(tmp_path_factory, shipped_model, one_head_models):
     shutil.copytree(one_head_models["color"], path / "color")
     for version in ("1", "2", "broken"):
         shutil.copytree(shipped_model, path / version)
-    rename(path / "2", "2")
+    rename(path / "1", "1")
     rename(path / "broken", "broken")
     (path / "broken" / "model.onnx").write_bytes(b"cut off while it was copied")
     subprocess.run([sys.executable, "-c", _NETWORK, path / "3"], check=True, timeout=240)
@@ -61,7 +61,7 @@ def models(tmp_path_factory, shipped_model, one_head_models):
 
 def rename(artifact, version):
     spec = artifact / "spec.json"
-    spec.write_text(spec.read_text().replace('"version": "1"', f'"version": "{version}"', 1))
+    spec.write_text(spec.read_text().replace('"version": "2"', f'"version": "{version}"', 1))
     with (artifact / "SHA256SUMS").open("w") as sums:
         names = sorted(file.name for file in artifact.iterdir() if file.name != "SHA256SUMS")
         subprocess.run(["sha256sum", *names], cwd=artifact, stdout=sums, check=True)

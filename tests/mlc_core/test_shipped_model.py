@@ -13,14 +13,14 @@ from mlc_core.spec import HEADS
 from samples.garments import as_file, draw_garment
 from samples.strangers import draw_stranger
 
-FLOORS = {"color": 0.64, "master_category": 0.985, "sub_category": 0.945, "category": 0.83}
+FLOORS = {"color": 0.67, "master_category": 0.99, "sub_category": 0.96, "category": 0.86}
 # docs/model.md has what was measured.
-NULL_SHARES = {"white": 0.9, "noise": 0.9, "face": 0.7, "landscape": 0.7, "page of text": 0.7}
+NULL_SHARES = {"white": 1.0, "noise": 0.95, "face": 0.8, "landscape": 0.9, "page of text": 0.9}
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_artifact(Path(__file__).parents[2] / "models" / "fashion" / "1")
+    return load_artifact(Path(__file__).parents[2] / "models" / "fashion" / "2")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,8 @@ def test_what_is_no_product_mostly_gets_no_label_at_95_percent_precision(shipped
     images = np.stack([np.asarray(draw_stranger(kind, seed)) for seed in range(50)])
     engine = load_engine("onnxruntime", shipped, precision="int8")
     choices = [Choice(precision=0.95)] * len(images)
-    answers = map(parse_answer, Labeller(shipped.spec).answers(engine.infer(images), choices))
+    labeller = Labeller(shipped.spec)
+    answers = map(parse_answer, labeller.answers(engine.infer(images), choices, None, images))
     nulls = [label["label"] is None for answer in answers for label in answer["labels"].values()]
     assert np.mean(nulls) >= NULL_SHARES[kind]
 

@@ -46,8 +46,8 @@ from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
 from mlc_core.spec import HEADS, ImageSize
 
-SHIPPED = PROJECT / "models/fashion/1"
-CONFIG = {"model": "models/fashion/1", "engine": "onnxruntime"}
+SHIPPED = PROJECT / "models/fashion/2"
+CONFIG = {"model": "models/fashion/2", "engine": "onnxruntime"}
 
 
 class Handle:
@@ -160,18 +160,18 @@ async def test_an_image_past_its_deadline_is_not_inferred(classifier, monkeypatc
 
 
 async def test_the_model_changes_while_it_serves_and_answers_say_which_one(classifier, tmp_path):
-    other = copy_of_shipped(tmp_path, version="2")
+    other = copy_of_shipped(tmp_path, version="3")
     await classifier.reconfigure({"model": str(other)})
     (answer,), _ = await classifier.classify(pixels(1)[1])
-    assert json.loads(answer)["model"] == {"name": "fashion", "version": "2"}
-    assert (await classifier.describe())["version"] == "2"
+    assert json.loads(answer)["model"] == {"name": "fashion", "version": "3"}
+    assert (await classifier.describe())["version"] == "3"
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered", "wrong heads", "wrong key"])
 async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
     classifier, tmp_path, caplog, fault
 ):
-    other = copy_of_shipped(tmp_path, version="2")
+    other = copy_of_shipped(tmp_path, version="3")
     config = {"model": str(other)}
     if fault == "missing":
         shutil.rmtree(other)
@@ -185,8 +185,8 @@ async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
         config["modle"] = config.pop("model")
     await classifier.reconfigure(config)
     (answer,), _ = await classifier.classify(pixels(1)[1])
-    assert json.loads(answer)["model"]["version"] == "1"
-    assert "model update refused, fashion/1 stays in service: " in caplog.text
+    assert json.loads(answer)["model"]["version"] == "2"
+    assert "model update refused, fashion/2 stays in service: " in caplog.text
     reason = (await classifier.describe())["refused_update"]
     assert reason
     assert reason in caplog.text
@@ -195,7 +195,7 @@ async def test_a_model_that_cant_be_loaded_never_replaces_one_that_serves(
 async def test_a_refused_update_is_retried_until_its_artifact_is_repaired(
     classifier, tmp_path, caplog
 ):
-    other = copy_of_shipped(tmp_path, version="2")
+    other = copy_of_shipped(tmp_path, version="3")
     whole = (other / "model.onnx").read_bytes()
     (other / "model.onnx").write_bytes(whole[:1000])
     await classifier.reconfigure({"model": str(other)})
@@ -205,7 +205,7 @@ async def test_a_refused_update_is_retried_until_its_artifact_is_repaired(
     (other / "model.onnx").write_bytes(whole)
     await classifier.retry_refused_update()
     model = await classifier.describe()
-    assert (model["version"], model["refused_update"]) == ("2", None)
+    assert (model["version"], model["refused_update"]) == ("3", None)
     await classifier.retry_refused_update()  # nothing is left to do
 
 
@@ -373,7 +373,7 @@ async def test_a_group_learns_what_each_stage_took_and_who_answered(classifier):
     )
     assert set(trace.stages_s) == {"decode", "images_queue", "inference", "encode"}
     assert all(0 <= spent_s < 30 for spent_s in trace.stages_s.values())
-    assert (trace.batch_size, trace.model) == (2, "fashion/1")  # the bad one was never inferred
+    assert (trace.batch_size, trace.model) == (2, "fashion/2")  # the bad one was never inferred
     _, of_none = await Preprocessor([Handle(classifier)], Settings()).preprocess(group(b"no photo"))
     assert (list(of_none.stages_s), of_none.batch_size, of_none.model) == (["decode"], 0, "")
 
@@ -399,11 +399,11 @@ async def test_what_a_replaced_model_predicted_is_counted_too(tmp_path):
     classifier = Classifier(Settings(), recorder)
     await classifier.reconfigure(CONFIG)
     await classifier.classify(pixels(3)[1])
-    await classifier.reconfigure({"model": str(copy_of_shipped(tmp_path, version="2"))})
+    await classifier.reconfigure({"model": str(copy_of_shipped(tmp_path, version="3"))})
     await classifier.classify(pixels(2)[1])
     classifier._set_gauges()
-    counted = {v: sum(recorder.values(PREDICTIONS, head="color", version=v)) for v in "12"}
-    assert counted == {"1": 3, "2": 2}
+    counted = {v: sum(recorder.values(PREDICTIONS, head="color", version=v)) for v in "23"}
+    assert counted == {"2": 3, "3": 2}
 
 
 async def test_the_image_size_is_asked_of_the_classifier_when_the_preprocessor_starts(classifier):

@@ -135,7 +135,7 @@ def test_an_unknown_engine_is_refused_naming_those_there_are(artifact):
         (
             "from mlc_core.artifact import load_artifact\n"
             "from mlc_core.engines.loading import load_engine\n"
-            "load_engine('onnxruntime', load_artifact('models/fashion/1'))",
+            "load_engine('onnxruntime', load_artifact('models/fashion/2'))",
             {"tensorflow", "keras"},
         ),
     ],
