@@ -210,8 +210,9 @@ class Cluster:
         """Delete all that `apply` made, as docs/kubernetes.md says; return the seconds it took."""
         began = time.monotonic()
         if NAMESPACE in self.namespaces():
-            delete = ("-n", NAMESPACE, "delete", "rayservice", "mlc", "--ignore-not-found")
-            kubectl(*delete, "--cascade=foreground", "--timeout=300s", within_s=320)
+            kubectl("-n", NAMESPACE, "delete", "rayservice", "mlc", "--ignore-not-found")
+            gone = ("wait", "rayclusters", "--all", "--for=delete", "--timeout=300s")
+            kubectl("-n", NAMESPACE, *gone, within_s=320)
             with overlay_with("cpu", *COMPONENTS) as folder:
                 kubectl("delete", "-k", str(folder), "--ignore-not-found", within_s=200)
             kubectl("delete", "-f", str(K8S / "namespace.yaml"), within_s=200)
