@@ -146,7 +146,9 @@ class Cluster:
         look = "grep -l -x haproxy /proc/[0-9]*/comm 2>/dev/null | wc -l"
         return [
             pod.metadata.name for pod in pods
-            if ready(pod) and int(self.execute(pod.metadata.name, "sh", "-c", look) or 0) > 1
+            if pod.metadata.labels["mlc/group"] in GROUPS
+            and ready(pod)
+            and int(self.execute(pod.metadata.name, "sh", "-c", look) or 0) > 1
         ]  # fmt: skip
 
     def budgets(self) -> dict[str, int]:
