@@ -164,7 +164,7 @@ def with_our_rules(generated: str, folder: Path) -> str:
     text = _replace(r"(?<=    retry-on )conn-failure$", "conn-failure empty-response", text)
     # Serve has no setting for where metrics and statistics listen, and needs neither.
     text = _replace(r"(?<=frontend prometheus\n    bind )(?=:\d+$)", "127.0.0.1", text)
-    text = _replace(r"(?<=  bind )\*(?=:\d+$)", "127.0.0.1", text)
+    text = _replace(r"(?<=listen stats\n  bind )\*(?=:\d+$)", "127.0.0.1", text)
     closing = _DRAINING in generated or (folder / CLOSING).exists()
     variables = {"closing": int(closing), "keep_s": _KEEP_S}
     lines = "".join(f"    set-var proc.{name} int({n})\n" for name, n in variables.items())

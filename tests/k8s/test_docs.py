@@ -111,7 +111,7 @@ def test_what_a_command_names_is_there(command):
         assert (PROJECT / file).is_file()
     if "--for" in options:
         condition = options["--for"].removeprefix("condition=").removesuffix("=False")
-        assert condition in {"Ready", "UpgradeInProgress"}  # of KubeRay's RayService
+        assert condition in {"delete", "Ready", "UpgradeInProgress"}  # the latter KubeRay's
     there = {f"{e['kind'].lower()}/{e['metadata']['name']}" for e in everything()} | MADE
     # A kind alone lists; where it is created, its name is nobody's yet.
     named = [word for word in words if "/" in word]

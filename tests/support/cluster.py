@@ -146,7 +146,9 @@ class Cluster:
         look = "grep -l -x haproxy /proc/[0-9]*/comm 2>/dev/null | wc -l"
         return [
             pod.metadata.name for pod in pods
-            if ready(pod) and int(self.execute(pod.metadata.name, "sh", "-c", look) or 0) > 1
+            if pod.metadata.labels["mlc/group"] in GROUPS
+            and ready(pod)
+            and int(self.execute(pod.metadata.name, "sh", "-c", look) or 0) > 1
         ]  # fmt: skip
 
     def budgets(self) -> dict[str, int]:
@@ -210,8 +212,9 @@ class Cluster:
         """Delete all that `apply` made, as docs/kubernetes.md says; return the seconds it took."""
         began = time.monotonic()
         if NAMESPACE in self.namespaces():
-            delete = ("-n", NAMESPACE, "delete", "rayservice", "mlc", "--ignore-not-found")
-            kubectl(*delete, "--cascade=foreground", "--timeout=300s", within_s=320)
+            kubectl("-n", NAMESPACE, "delete", "rayservice", "mlc", "--ignore-not-found")
+            gone = ("wait", "rayclusters", "--all", "--for=delete", "--timeout=300s")
+            kubectl("-n", NAMESPACE, *gone, within_s=320)
             with overlay_with("cpu", *COMPONENTS) as folder:
                 kubectl("delete", "-k", str(folder), "--ignore-not-found", within_s=200)
             kubectl("delete", "-f", str(K8S / "namespace.yaml"), within_s=200)

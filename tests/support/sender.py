@@ -36,6 +36,7 @@ class Sender:
     def __init__(self, host: str, port: int, *, fresh: bool) -> None:
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.models: collections.Counter[str] = collections.Counter()
+        self.details: collections.Counter[str] = collections.Counter()
         self.outside_the_contract: list[str] = []
         self.lost: list[tuple[float, str]] = []
         self.took_s: list[float] = []
@@ -90,6 +91,7 @@ class Sender:
                 self.models["/".join(said["model"].values())] += 1
                 kept = set(said["labels"]) >= {"color", "category"}
             else:
+                self.details[f"{status} {said['detail']}"] += 1
                 kept = headers["content-type"] == "application/problem+json"
                 kept = (
                     kept
@@ -107,6 +109,7 @@ class Sender:
             "sent": self.outcomes.total(),
             "lost": len(self.lost),
             "outcomes": self.outcomes,
+            "details": self.details,
             "lost_at": self.lost[:50],
             "outside_the_contract": self.outside_the_contract[:5],
             "models": self.models,

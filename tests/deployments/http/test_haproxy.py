@@ -383,3 +383,12 @@ def test_the_rules_and_the_ingress_agree_on_what_the_buffer_holds():
 def test_another_configuration_than_this_rays_is_not_served(tmp_path):
     with pytest.raises(ValueError, match="0 times, not once"):
         with_our_rules("defaults\n    errorfile 503 x\nfrontend another\n", tmp_path)
+
+
+def test_clients_come_from_everywhere_and_readers_of_statistics_from_this_node(tmp_path):
+    proxy = Proxy(tmp_path, None)
+    # In a container Serve listens on every address, and writes it as that of the statistics.
+    proxy.generate(http_options=HTTPOptions(host="0.0.0.0", port=proxy.port))
+    adapted = with_our_rules(proxy.file.read_text(), tmp_path)
+    assert f"frontend http_frontend\n    bind *:{proxy.port}\n" in adapted
+    assert adapted.count("bind 127.0.0.1:") == 2
