@@ -23,7 +23,7 @@ from mlc_core.engines.loading import load_engine
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import decode
 
-MODEL = PROJECT / "models/fashion/1"
+MODEL = PROJECT / "models/fashion/2"
 
 
 @serve.deployment

@@ -89,7 +89,7 @@ def _day(server: Server, folder: Path, seconds: float) -> None:
     time.sleep(seconds / 4)
     server.deploy(_config().with_user_config(model=str(_second_version(folder))))
     time.sleep(seconds)
-    server.deploy(_config().with_user_config(model=str(folder / "never-uploaded/3")))
+    server.deploy(_config().with_user_config(model=str(folder / "never-uploaded/4")))
     traffic.join()
 
 
@@ -113,11 +113,11 @@ def _config() -> ServeConfig:
 
 def _second_version(folder: Path) -> Path:
     """The shipped model under another version."""
-    model = folder / "fashion/2"
-    shutil.copytree(PROJECT / "models/fashion/1", model)
+    model = folder / "fashion/3"
+    shutil.copytree(PROJECT / "models/fashion/2", model)
     spec, sums = model / "spec.json", model / "SHA256SUMS"
     before = sha256(spec.read_bytes()).hexdigest()
-    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"version": "2"}))
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"version": "3"}))
     sums.write_text(sums.read_text().replace(before, sha256(spec.read_bytes()).hexdigest()))
     return model
 

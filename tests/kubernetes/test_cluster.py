@@ -14,7 +14,7 @@ from cluster import CLIENTS, IMAGE, NAMESPACE, kubectl, ready, until
 from manifests import COMPONENTS, OVERLAYS, PROJECT, overlay_with
 
 ENDS_WITHIN_S = 200  # a pod: its grace period, and a reserve
-MODEL = PROJECT / "models/fashion/1"
+MODEL = PROJECT / "models/fashion/2"
 
 
 def assert_nothing_lost(sent, note, what, *, more=""):
@@ -178,19 +178,19 @@ def names(version):
 
 
 def test_a_model_from_the_volume_goes_into_service_and_a_broken_one_does_not(service, note):
-    upload("2")
-    with service.load() as sent:
-        service.apply(**names("2"))
-        time.sleep(60)
-    assert_nothing_lost(sent, note, "a model from the volume")
-    assert sent["models"]["fashion/2"] > sent["models"]["fashion/1"]
-    upload("3", broken=True)
+    upload("3")
     with service.load() as sent:
         service.apply(**names("3"))
+        time.sleep(60)
+    assert_nothing_lost(sent, note, "a model from the volume")
+    assert sent["models"]["fashion/3"] > sent["models"]["fashion/2"]
+    upload("4", broken=True)
+    with service.load() as sent:
+        service.apply(**names("4"))
         time.sleep(30)
     assert_nothing_lost(sent, note, "a broken model from the volume, refused")
-    assert set(sent["models"]) == {"fashion/2"}
-    service.apply(**names("2"))
+    assert set(sent["models"]) == {"fashion/3"}
+    service.apply(**names("3"))
 
 
 def scaled(target, most=3):
