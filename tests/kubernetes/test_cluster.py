@@ -142,7 +142,7 @@ def test_a_lost_redis_costs_nothing(service, note):
         time.sleep(3)
         kubectl("-n", NAMESPACE, "delete", "pod", "mlc-redis-0", "--grace-period=0", "--force")
         kubectl("-n", NAMESPACE, "rollout", "status", "statefulset/mlc-redis", "--timeout=120s")
-        took_s = until(lambda: ready(service.head()), "the head is back", 120)
+        took_s = until(lambda: any(map(ready, service.pods("head"))), "the head is back", 120)
         time.sleep(90)
     assert_nothing_lost(sent, note, "Redis killed", more=f"; back after {took_s:.0f} s")
     service.settle()
