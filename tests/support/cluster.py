@@ -165,11 +165,10 @@ class Cluster:
         if found:
             return found
         placed = self.placed()
-        for deployment in (name for group in GROUPS.values() for name in group):
-            if len(set(placed[deployment])) < 2:
-                found.append(f"{deployment} is on {placed[deployment]}")
-            if len(set(placed[deployment])) < len(placed[deployment]):
-                found.append(f"two of {deployment} are on one node: {placed[deployment]}")
+        found += [
+            f"{name} is on {placed[name]}"
+            for group in GROUPS.values() for name in group if len(set(placed[name])) < 2
+        ]  # fmt: skip
         allowed = self.budgets()
         found += [f"{name} lets none go" for name, number in allowed.items() if number < 1]
         return found

@@ -110,7 +110,7 @@ class Sender:
             "lost": len(self.lost),
             "outcomes": self.outcomes,
             "details": self.details,
-            "lost_at": self.lost[:50],
+            "lost_at": [*self.lost[:40], *self.lost[40:][-10:]],  # the first ones, and the last
             "outside_the_contract": self.outside_the_contract[:5],
             "models": self.models,
             "p50_s": round(ordered[len(ordered) // 2], 3),
