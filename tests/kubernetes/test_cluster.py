@@ -142,9 +142,8 @@ def test_a_lost_redis_costs_nothing(service, note):
         time.sleep(3)
         kubectl("-n", NAMESPACE, "delete", "pod", "mlc-redis-0", "--grace-period=0", "--force")
         kubectl("-n", NAMESPACE, "rollout", "status", "statefulset/mlc-redis", "--timeout=120s")
-        took_s = until(lambda: any(map(ready, service.pods("head"))), "the head is back", 120)
-        time.sleep(90)
-    assert_nothing_lost(sent, note, "Redis killed", more=f"; back after {took_s:.0f} s")
+        time.sleep(90)  # the head ends without Redis, and a new one finds the replicas
+    assert_nothing_lost(sent, note, "Redis killed")
     service.settle()
 
 
