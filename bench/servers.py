@@ -111,6 +111,7 @@ def process_name(process: psutil.Process) -> str:
     if replica:
         return replica[1]
     for part, name in (
+        ("raylet/raylet --raylet", "raylet"),  # it names the commands of others
         ("mlc-haproxy", "mlc-haproxy"),
         ("launcher.agents", "launcher.agents"),
         ("haproxy -db", "HAProxy"),
@@ -122,7 +123,6 @@ def process_name(process: psutil.Process) -> str:
         ("RuntimeEnvAgent", "RuntimeEnvAgent"),
         ("dashboard", "dashboard"),
         ("Dashboard", "dashboard"),
-        ("raylet", "raylet"),
         ("gcs_server", "gcs_server"),
     ):
         if part in command:

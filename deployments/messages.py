@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mlc_core.labels import Choice
@@ -46,6 +46,10 @@ class Photo(NamedTuple):
     request_id: str
 
 
+async def _say_nothing(_number: int) -> None:
+    pass
+
+
 class PhotoGroup(NamedTuple):
     """Photos that go to the preprocessor together.
 
@@ -54,14 +58,15 @@ class PhotoGroup(NamedTuple):
             the ingress answers that photo itself.
         harmful: digests of photos that the receiver is to refuse; see `pipeline.quarantine`.
         careful: whether to decode one photo after the other, and to say before each which it is.
-        begins: says so to the sender, with the number of the photo in the group; never sent.
+        begins: says so to the sender, with the number of the photo in the group, and returns when
+            that has left the process; never sent.
     """
 
     photos: Sequence[Photo]
     deadline: Deadline
     harmful: Sequence[bytes] = ()
     careful: bool = False
-    begins: Callable[[int], None] = lambda _number: None
+    begins: Callable[[int], Awaitable[None]] = _say_nothing
 
 
 class ImageGroup(NamedTuple):

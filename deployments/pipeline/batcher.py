@@ -46,8 +46,6 @@ class BatchLimits:
             While nothing moves, and until what has gathered meanwhile is gone, items may wait
             longer.
         max_waiting_bytes: bytes of the items that may wait; one more is refused.
-        first_wait_s: seconds that an item may have to wait at the start at least. It shrinks as
-            after an outage: where this batcher is the only one, items have gathered elsewhere.
     """
 
     max_items: int
@@ -56,7 +54,6 @@ class BatchLimits:
     max_waiting: int
     max_wait_s: float = float("inf")
     max_waiting_bytes: float = float("inf")
-    first_wait_s: float = 0.0
 
 
 class _Waiting(NamedTuple, Generic[Item]):
@@ -101,7 +98,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting: OrderedDict[asyncio.Future[Result], _Waiting[Item]] = OrderedDict()
         self._waiting_count = self._waiting_bytes = 0
         self._pace = Pace(limits.max_in_flight)
-        self._stall_s, self._stall_ended = limits.first_wait_s, clock()
+        self._stall_s, self._stall_ended = 0.0, float("-inf")
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
@@ -155,6 +152,10 @@ class Batcher(Generic[Item, Result]):
         if self._pace.is_stalled(now, max_wait_s):
             return float("inf")
         return max(max_wait_s, self._stall_s - _CATCH_UP * (now - self._stall_ended))
+
+    def catch_up(self, outage_s: float) -> None:
+        """Take what has gathered elsewhere in an outage that was so long, as after one here."""
+        self._stall_s, self._stall_ended = outage_s, self._clock()
 
     def submit(
         self,

@@ -99,6 +99,11 @@ class Connection(asyncio.BufferedProtocol):
         """Wait until it is writable, or gone."""
         await self._writable.wait()
 
+    async def flushed(self) -> None:
+        """Wait until the kernel has all that was sent: uvloop writes later than it is told to."""
+        while not self.is_closing and self._transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
     def send(self, call: int, head: bytes = b"", payload: Iterable[Buffer] = ()) -> None:
         """Send a frame.
 

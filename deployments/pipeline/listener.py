@@ -140,6 +140,7 @@ class Listener:
             return encode_answers(failed(error, photos))
 
 
-def _begins(connection: Connection, call: int, number: int) -> None:
+async def _begins(connection: Connection, call: int, number: int) -> None:
     if not connection.is_closing:
         connection.send(call, payload=[number.to_bytes(4)])
+        await connection.flushed()

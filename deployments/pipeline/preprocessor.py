@@ -185,7 +185,7 @@ class Preprocessor:
             decoded = []
             async with self._careful:
                 for part in parts:
-                    group.begins(part[0])
+                    await group.begins(part[0])
                     decoded.append(await decode_part(part))
         else:
             decoded = await asyncio.gather(*map(decode_part, parts))

@@ -182,8 +182,8 @@ async def test_a_careful_group_that_is_lost_says_which_photo_had_begun():
         sent = group(b"a", b"b", b"c")._replace(careful=True)
         call = asyncio.ensure_future(caller.call(encode_photos, sent))
         await replica.started.wait()
-        replica.group.begins(0)
-        replica.group.begins(1)
+        await replica.group.begins(0)
+        await replica.group.begins(1)
         await until(lambda: caller._begun == {0: 1})
         for connection in replica.listener._connections:
             connection._transport.abort()
