@@ -81,7 +81,6 @@ class PhotoRoute:
         """Answer a request that came through Serve, which adds its id to the response."""
         entry = scope[ENTRY]
         try:
-            self._dispatcher.came_by_fallback()
             upload = bodies.Upload(scope, receive, self._upload_timeout_s)
             response = await self._response(scope, upload, receive, entry)
             await response.send(send)

@@ -153,10 +153,6 @@ class Batcher(Generic[Item, Result]):
             return float("inf")
         return max(max_wait_s, self._stall_s - _CATCH_UP * (now - self._stall_ended))
 
-    def catch_up(self, outage_s: float) -> None:
-        """Take what has gathered elsewhere in an outage that was so long, as after one here."""
-        self._stall_s, self._stall_ended = outage_s, self._clock()
-
     def submit(
         self,
         item: Item,

@@ -19,9 +19,6 @@ from mlc_core.labels import Choice
 
 _LATE = "no answer within the deadline of a request; try again"
 _SILENT = "no replica that classifies has answered within the deadline of a request; try again"
-# When the only ingress is lost, its successor takes about so long to start (docs/faults.md). What
-# has come meanwhile waits at Serve's fallback proxy, and arrives in the successor's first seconds.
-_OUTAGE_S, _GATHERED_WITHIN_S = 5.0, 10.0
 
 
 class Dispatched(NamedTuple):
@@ -81,7 +78,6 @@ class Dispatcher:
         self._small = lane("small_photos", settings.small_lane)
         self._large = lane("large_photos", settings.large_lane)
         self.last_answer_at = float("-inf")
-        self._first_at: float | None = None  # when a photo first came by the fallback proxy
 
     def refusal(self, size_bytes: int) -> Overloaded | None:
         """Why a photo of that size would be refused now; None if it would not be."""
@@ -102,18 +98,6 @@ class Dispatcher:
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
         lane = self._large if is_large(data, self._large_photo_bytes) else self._small
         return lane.submit(waiting, size_bytes=len(data))
-
-    def came_by_fallback(self) -> None:
-        """Note a photo that came by Serve's fallback proxy, where photos gather without an ingress.
-
-        Those that gathered may wait for longer than `max_wait_s`.
-        """
-        now = time.monotonic()
-        if self._first_at is None:
-            self._first_at = now
-        if now < self._first_at + _GATHERED_WITHIN_S:
-            self._small.catch_up(_OUTAGE_S)
-            self._large.catch_up(_OUTAGE_S)
 
     def _lane(self, size_bytes: int) -> Batcher[_Waiting, Dispatched]:
         """The lane of a photo of which no more is known."""

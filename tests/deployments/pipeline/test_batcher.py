@@ -497,20 +497,6 @@ async def test_too_much_after_an_outage_is_refused_again_within_seconds():
     await drain(taken, clock)
 
 
-async def test_what_has_gathered_elsewhere_is_taken_as_after_an_outage():
-    clock = Clock()
-    engine = TimedEngine(clock, 0.001)
-    batcher = Batcher(engine.run, BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5), clock=clock)
-    batcher.catch_up(5.0)
-    gathered, refused_at = await offer(batcher, clock, per_s=400_000, seconds=0.01)
-    assert not refused_at
-    taken, refused_at = await offer(batcher, clock, per_s=500, seconds=20)
-    assert not refused_at
-    taken, refused_at = await offer(batcher, clock, per_s=2000, seconds=20)
-    assert batcher.expected_wait_s() == pytest.approx(0.5, rel=0.2)
-    await drain([*gathered, *taken], clock)
-
-
 async def test_an_outage_is_bounded_by_bytes():
     clock = Clock()
     engine = Engine(open_gate=False)
