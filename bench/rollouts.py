@@ -42,7 +42,7 @@ class RollOut:
     """What one roll-out cost.
 
     Attributes:
-        took_s: until every replica was of the new version, or the failure was told.
+        took_s: seconds until all replicas had the new version, or Serve reported the failure.
         failed: what the requests got that were not answered with 200.
         mixed: answers of classes that the version they name does not have.
         versions: of the model -> answers.

@@ -100,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         await self._writable.wait()
 
     async def flushed(self) -> None:
-        """Wait until the kernel has all that was sent: uvloop writes later than it is told to."""
+        """Wait until the kernel has all that was sent; uvloop only queues a write."""
         while not self.is_closing and self._transport.get_write_buffer_size():  # noqa: ASYNC110
             await asyncio.sleep(0)
 

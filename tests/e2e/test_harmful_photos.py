@@ -1,4 +1,4 @@
-"""A photo that ends the process that decodes it costs nobody else an answer."""
+"""A photo that crashes its decoder: other photos are still answered."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

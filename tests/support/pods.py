@@ -80,7 +80,7 @@ class Pod:
             )  # fmt: skip
 
     def cut_off(self) -> None:
-        """Take its link down: nothing that it says or is told arrives."""
+        """Take its link down, so that no packet reaches or leaves it."""
         run(f"ip link set v{self._name} down")
 
     def kill(self) -> None:
