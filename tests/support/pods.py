@@ -119,13 +119,15 @@ class Shopper(threading.Thread):
 
 
 def placed() -> dict[str, list[tuple[str, str]]]:
-    """{deployment: [(state, address) of each replica]}."""
+    """{deployment: [(state, address) of each replica]}; a replica without a node has "" for it."""
     url = f"http://{HEAD}:8265/api/serve/applications/"
     request = urllib.request.Request(url, headers={"x-ray-authorization": f"Bearer {TOKEN}"})
     with _open(request, timeout=15) as answer:
         (application,) = json.load(answer)["applications"].values()
     return {
-        name: sorted((replica["state"], replica["node_ip"]) for replica in each["replicas"])
+        name: sorted(
+            (replica["state"], replica.get("node_ip") or "") for replica in each["replicas"]
+        )
         for name, each in application["deployments"].items()
     }
 
