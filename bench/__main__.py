@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import say
 from bench.baseline import bare_loop, write_config
 from bench.load import ClosedLoop, open_loop
 from bench.overload import overload
@@ -43,24 +44,24 @@ def main() -> int:
     budget: dict[str, list[float]] = defaultdict(list)
     sizes: dict[str, dict[str, float]] = {}
     for number in range(1, args.rounds + 1):
-        _say(f"round {number} of {args.rounds}: decoding and inferring in a bare loop")
+        say(f"round {number} of {args.rounds}: decoding and inferring in a bare loop")
         _bare(figures, budget, args.seconds)
         with tempfile.TemporaryDirectory() as folder:
-            _say(f"round {number} of {args.rounds}: the obvious composition")
+            say(f"round {number} of {args.rounds}: the obvious composition")
             with Server(write_config(Path(folder), "obvious"), SLOW_FLAGS) as server:
                 _obvious(server, figures, args.seconds)
-            _say(f"round {number} of {args.rounds}: empty calls between deployments")
+            say(f"round {number} of {args.rounds}: empty calls between deployments")
             with Server(write_config(Path(folder), "empty_calls")) as server:
                 _empty_calls(server, figures)
-        _say(f"round {number} of {args.rounds}: this service")
+        say(f"round {number} of {args.rounds}: this service")
         with Server() as server:
             sizes = _ours(server, figures, budget, args.seconds)
     _derive(figures)
     _table(figures)
     draw(figures, budget, sizes, CONNECTIONS, args.out)
-    _say("overload")
+    say("overload")
     pressed = overload(args.seconds, args.overload_seconds, args.out)
-    _say(f"pictures in {args.out}")
+    say(f"pictures in {args.out}")
     report = {name: _summary(values) for name, values in sorted(figures.items())}
     costs = {name: _summary(values) for name, values in budget.items()}
     line = {"machine": machine(), "rounds": args.rounds, "figures": report, "core_ms": costs,
@@ -167,15 +168,10 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 def _table(figures: Figures) -> None:
     width = max(map(len, figures))
-    _say(f"{'':{width}} {'median':>10} {'min':>10} {'max':>10}")
+    say(f"{'':{width}} {'median':>10} {'min':>10} {'max':>10}")
     for name, values in figures.items():
         median, least, most = _summary(values).values()
-        _say(f"{name:{width}} {median:10.2f} {least:10.2f} {most:10.2f}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+        say(f"{name:{width}} {median:10.2f} {least:10.2f} {most:10.2f}")
 
 
 if __name__ == "__main__":

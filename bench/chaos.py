@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import say
 from bench.client import LOST, UNANSWERED, Outcomes
 from bench.load import ClosedLoop, FloatArray, timed_loop
 from bench.servers import Server, machine, process_name
@@ -130,7 +131,7 @@ def chaos(
         loop = ClosedLoop(SMALL)
         loop(server.url, 64, 3)
         rate = rate or loop(server.url, 64, 5).rate / 2
-        _say(f"{replicas} of each: {rate:.0f} photos/s, a kill every {every_s:g} s")
+        say(f"{replicas} of each: {rate:.0f} photos/s, a kill every {every_s:g} s")
         killed: list[tuple[float, str]] = []
         over = threading.Event()
         killer = threading.Thread(
@@ -154,11 +155,11 @@ def _kill_in_turn(
             return
         found = [each for each in processes(port) if process_name(each) == victim]
         if not found:
-            _say(f"there is no {victim}")
+            say(f"there is no {victim}")
             continue
         killed.append((time.monotonic(), victim))
         found[0].kill()
-        _say(f"killed one of {len(found)} {victim}")
+        say(f"killed one of {len(found)} {victim}")
 
 
 def _judge(
@@ -188,9 +189,9 @@ def _judge(
 
 
 def _table(run: Chaos) -> None:
-    _say(f"\n{run.replicas} of each, {run.offered:.0f} photos/s, p99 {run.p99_s:.2f} s")
-    _say("| killed | kills | held | failed | longest silence, s | statuses of the failed |")
-    _say("|---|---|---|---|---|---|")
+    say(f"\n{run.replicas} of each, {run.offered:.0f} photos/s, p99 {run.p99_s:.2f} s")
+    say("| killed | kills | held | failed | longest silence, s | statuses of the failed |")
+    say("|---|---|---|---|---|---|")
     names = {LOST: "connection lost", UNANSWERED: "unanswered"}
     for victim in dict.fromkeys(kill.victim for kill in run.kills):
         kills = [kill for kill in run.kills if kill.victim == victim]
@@ -199,17 +200,12 @@ def _table(run: Chaos) -> None:
             for kill in kills for status in kill.statuses
         }  # fmt: skip
         text = ", ".join(f"{names.get(s, s)}: {count}" for s, count in statuses.items()) or "–"
-        _say(
+        say(
             f"| {victim} | {len(kills)} | {sum(k.held for k in kills)} "
             f"| {sum(k.failed for k in kills)} | {max(k.silent_s for k in kills):.1f} | {text} |"
         )
-    _say(f"{run.failed} of {run.sent} failed ({run.failed / run.sent:.2%})")
-    _say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say(f"{run.failed} of {run.sent} failed ({run.failed / run.sent:.2%})")
+    say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from bench import say
 from bench.mutations import CLASSIFY, Attack, attacks
 from bench.servers import Server, machine
 from launcher.processes import processes
@@ -84,11 +85,11 @@ def main() -> int:
     with Server() as server:
         run = fuzz(server, args.requests, args.seed)
     counts = ", ".join(f"{status}: {count}" for status, count in sorted(run.statuses.items()))
-    _say(f"{run.requests} requests; statuses of the whole ones: {counts}")
-    _say(f"{run.honest} honest requests, {len(run.wrong)} answered wrongly")
-    _say(f"{run.ended} processes ended; memory grew by {run.growth:.1%}: {run.grown_bytes}")
-    _say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
-    _say(json.dumps({"machine": machine(), "fuzz": asdict(run)}))
+    say(f"{run.requests} requests; statuses of the whole ones: {counts}")
+    say(f"{run.honest} honest requests, {len(run.wrong)} answered wrongly")
+    say(f"{run.ended} processes ended; memory grew by {run.growth:.1%}: {run.grown_bytes}")
+    say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
+    say(json.dumps({"machine": machine(), "fuzz": asdict(run)}))
     return 1 if run.missed() else 0
 
 
@@ -249,11 +250,6 @@ def _memory(server: Server) -> dict[str, int]:
     """Bytes that each process uses, once what came before has left."""
     time.sleep(2.0)
     return server.memory_bytes()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from threading import Timer
 
+from bench import say
 from bench.dashboard import draw_dashboard
 from bench.load import ClosedLoop
 from bench.servers import Server, machine
@@ -40,7 +41,7 @@ def main() -> int:
     args = parser.parse_args()
     cost = measure_cost(args.rounds, args.seconds)
     pictures = draw_dashboard(args.out / "dashboard", args.part)
-    _say(f"wrote {', '.join(str(picture) for picture in pictures)}")
+    say(f"wrote {', '.join(str(picture) for picture in pictures)}")
     sys.stdout.write(json.dumps({"machine": machine(), "rounds": args.rounds, **cost}) + "\n")
     return 0
 
@@ -69,14 +70,14 @@ def measure_cost(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
                     figures[f"{side}, {process}: core-ms per photo"].append(each[process])
             ratio = sum(spent["with"].values()) / sum(spent["without"].values())
             figures["ratio of with to without"].append(ratio)
-            _say(f"round {number + 1} of {rounds}: {ratio:.3f}")
+            say(f"round {number + 1} of {rounds}: {ratio:.3f}")
     width = max(map(len, figures))
     for name, values in figures.items():
         median, least, most = statistics.median(values), min(values), max(values)
-        _say(f"{name:{width}} {median:8.3f} ({least:.3f} to {most:.3f})")
+        say(f"{name:{width}} {median:8.3f} ({least:.3f} to {most:.3f})")
     ratios = figures["ratio of with to without"]
     error = statistics.stdev(ratios) / len(ratios) ** 0.5 if rounds > 1 else float("nan")
-    _say(f"mean ratio {statistics.mean(ratios):.3f}, its standard error {error:.3f}")
+    say(f"mean ratio {statistics.mean(ratios):.3f}, its standard error {error:.3f}")
     return {
         name: {"median": statistics.median(v), "min": min(v), "max": max(v)}
         for name, v in figures.items()
@@ -109,11 +110,6 @@ def _switchable(folder: Path) -> Path:
     application = {"name": "mlc", "import_path": "bench.switchable:build"}
     config = ServeConfig.read(PROJECT / "serve_config.yaml")
     return config.merge({"applications": [application]}).write(folder / "switchable.yaml")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

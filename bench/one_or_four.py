@@ -22,6 +22,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from bench import say
 from bench.load import ClosedLoop
 from bench.one_or_four_report import write_report
 from bench.servers import Server, machine, run_in_subprocess
@@ -66,17 +67,17 @@ def main() -> int:
     figures: Figures = defaultdict(lambda: defaultdict(list))
     for number in range(1, args.rounds + 1):
         variants = VARIANTS if number % 2 else VARIANTS[::-1]  # neither is always the first
-        _say(f"round {number} of {args.rounds}: in one process")
+        say(f"round {number} of {args.rounds}: in one process")
         bare = run_in_subprocess(
             _in_process, variants, models, precision, test.images[:256], args.seconds
         )
         for variant in variants:
             for figure, value in bare[variant].items():
                 figures[figure][variant].append(value)
-            _say(f"round {number} of {args.rounds}: serving {variant}")
+            say(f"round {number} of {args.rounds}: serving {variant}")
             _served(figures, variant, models, precision, args.seconds)
     report = write_report(args.out, models, accuracy, figures, precision, machine())
-    _say(f"wrote {report}")
+    say(f"wrote {report}")
     medians = {
         f: {w: statistics.median(v) for w, v in variants.items()} for f, variants in figures.items()
     }
@@ -97,12 +98,12 @@ def _train(
     from mlc_core.training.trainer import Recipe  # noqa: PLC0415  (Keras takes seconds)
 
     recipe = Recipe(epochs=epochs, precision=precision)
-    data, split = read_and_split(source, DEFAULT_IMAGE_SIZE, recipe.seed, _say)
+    data, split = read_and_split(source, DEFAULT_IMAGE_SIZE, recipe.seed, say)
     models = {}
     for name, heads in {ONE: HEADS, **{head: (head,) for head in HEADS}}.items():
         path = folder / name / "1"
         if not path.exists():
-            _say(f"training {name}")
+            say(f"training {name}")
             train_artifact(
                 source.stem,
                 data,
@@ -112,7 +113,7 @@ def _train(
                 DEFAULT_IMAGE_SIZE,
                 recipe,
                 folder / "runs" / name,
-                _say,
+                say,
                 (),
             )
         models[name] = load_artifact(path)
@@ -253,11 +254,6 @@ def _served(
         add("classifiers' memory: MB (PSS)", sum(proportional[n] for n in replicas) / 1e6)
         add("of which not shared: MB (USS)", sum(own[n] for n in replicas) / 1e6)
         add("whole service: MB (PSS)", sum(proportional.values()) / 1e6)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import say
 from bench.load import ClosedLoop, Load, OpenLoad, open_loop
 from bench.plots import draw_overload
 from bench.servers import Server, machine, run_in_subprocess
@@ -97,7 +98,7 @@ def overload(seconds: float, overload_s: float, out: Path) -> dict[str, Any]:
     _loads_table(pressed)
     _targets_table(reached)
     draw_overload(pressed.capacity, pressed.loads, out / "overload.png")
-    _say(f"picture in {out}")
+    say(f"picture in {out}")
     report = asdict(pressed) | {
         "targets": [asdict(target) | {"reached": target.reached} for target in reached]
     }
@@ -151,11 +152,11 @@ def _press(seconds: float, overload_s: float) -> Pressed:
     with _on_core(service), tempfile.TemporaryDirectory() as folder:
         with Server() as server:
             ours = capacity(server)
-            _say(f"the capacity is {ours:.0f} photos/s")
+            say(f"the capacity is {ours:.0f} photos/s")
             loads = {}
             for multiple in MULTIPLES:
                 lasts = overload_s if multiple == OVERLOAD else seconds
-                _say(f"{multiple:g} × the capacity for {lasts:g} s")
+                say(f"{multiple:g} × the capacity for {lasts:g} s")
                 loads[multiple] = opened(server, multiple * ours, lasts)
                 if multiple == OVERLOAD:
                     after = opened(server, USUAL * ours, seconds)
@@ -163,7 +164,7 @@ def _press(seconds: float, overload_s: float) -> Pressed:
         config = ServeConfig.read(PROJECT / "serve_config.yaml").with_user_config(**EMULATED)
         with Server(config.write(Path(folder) / "emulated.yaml")) as server:
             emulated = capacity(server)
-            _say(f"{OVERLOAD:g} × the capacity of the emulated engine, {emulated:.0f} photos/s")
+            say(f"{OVERLOAD:g} × the capacity of the emulated engine, {emulated:.0f} photos/s")
             most = opened(server, OVERLOAD * emulated, overload_s)
     return Pressed(ours, loads, after, retrying, emulated, most)
 
@@ -200,14 +201,14 @@ def _loads_table(pressed: Pressed) -> None:
     rows = {f"{multiple:g} × capacity": pressed.loads[multiple] for multiple in MULTIPLES}
     rows |= {f"{USUAL:g} × again, 5 s after": pressed.after, "emulated, 3 ×": pressed.emulated}
     width = max(map(len, rows))
-    _say(f"{'':{width}} " + " ".join(f"{column:>11}" for column in columns))
+    say(f"{'':{width}} " + " ".join(f"{column:>11}" for column in columns))
     for name, load in rows.items():
         figures = (load.offered, load.rate, 1e3 * load.p50_s, 1e3 * load.p99_s, load.overdue,
                    load.refusals / load.seconds, 1e3 * load.refused_p99_s, 1e3 * load.late_s,
                    load.waited, load.improper, load.lost, load.unanswered)  # fmt: skip
         others = ", ".join(f"{count} × {status}" for status, count in load.others.items()) or "0"
-        _say(f"{name:{width}} " + " ".join(f"{each:11.1f}" for each in figures) + f" {others:>11}")
-    _say(
+        say(f"{name:{width}} " + " ".join(f"{each:11.1f}" for each in figures) + f" {others:>11}")
+    say(
         f"closed loops: 64 connections {pressed.capacity:.0f} photos/s, "
         f"{RETRYING} connections {pressed.retrying.rate:.0f}; "
         f"emulated engine, 64 connections {pressed.emulated_capacity:.0f}"
@@ -216,11 +217,11 @@ def _loads_table(pressed: Pressed) -> None:
 
 def _targets_table(reached: list[Target]) -> None:
     width = max(len(target.name) for target in reached)
-    _say(f"{'':{width}} {'target':>8} {'measured':>10}")
+    say(f"{'':{width}} {'target':>8} {'measured':>10}")
     for each in reached:
         bound = f"{'≥' if each.at_least else '≤'} {each.bound:g}"
         missed = "" if each.reached else "   MISSED"
-        _say(f"{each.name:{width}} {bound:>8} {each.measured:10.3f}{missed}")
+        say(f"{each.name:{width}} {bound:>8} {each.measured:10.3f}{missed}")
 
 
 def _without_nan(value: Any) -> Any:
@@ -232,11 +233,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 4)
     return value
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from bench import say
 from bench.load import ClosedLoop
 from bench.peers.environment import make_environment, pinned
 from bench.peers.errors import PeerError
@@ -68,14 +69,14 @@ def main() -> int:
         args.out.mkdir(parents=True, exist_ok=True)
     try:
         load = ClosedLoop(args.photos)  # fails at once without wrk
-        python = make_environment(PROJECT / ".peers", _say)
+        python = make_environment(PROJECT / ".peers", say)
         figures = compare(args, load, python)
     except (PeerError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     ratios = {row: _ratios(figures, row) for row in figures if row.server != OURS}
     table = rows_table(figures, ratios)
-    _say(table.rstrip())
+    say(table.rstrip())
     if args.out:
         (args.out / "peers.md").write_text(table, encoding="utf-8")
     versions = {name: pinned()[name] for name in args.peers}
@@ -102,7 +103,7 @@ def compare(args: argparse.Namespace, load: ClosedLoop, python: Path) -> Figures
                 config, model = _config(Path(folder), precision)
                 settings = PeerSettings(model, precision, args.decoder, args.decoders)
                 for name in order:
-                    _say(f"round {number} of {args.rounds}: {name}, {precision}")
+                    say(f"round {number} of {args.rounds}: {name}, {precision}")
                     with (
                         Server(config)
                         if name == OURS
@@ -254,11 +255,6 @@ def _photos(text: str) -> list[bytes]:
     if not files:
         raise argparse.ArgumentTypeError(f"{text} is not small, large or a folder with photos")
     return [file.read_bytes() for file in files]
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

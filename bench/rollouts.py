@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 
+from bench import say
 from bench.servers import Server, machine, process_name
 from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
@@ -70,15 +71,15 @@ def main() -> int:
         code = _other_code(Path(folder) / "code")
         for count in args.replicas:
             runs += roll_out(count, args.rate, other, code)
-    _say("| replicas | change | took, s | requests | failed | mixed | versions that answered |")
-    _say("|---|---|---|---|---|---|---|")
+    say("| replicas | change | took, s | requests | failed | mixed | versions that answered |")
+    say("|---|---|---|---|---|---|---|")
     for run in runs:
         failed = ", ".join(f"{why}: {count}" for why, count in run.failed.items()) or "–"
-        _say(f"| {run.replicas} | {run.change} | {run.took_s:.0f} | {run.requests} | {failed} "
+        say(f"| {run.replicas} | {run.change} | {run.took_s:.0f} | {run.requests} | {failed} "
              f"| {run.mixed} | {', '.join(run.versions)} |")  # fmt: skip
     missed = [run for run in runs if run.failed or run.mixed]
-    _say("kept" if not missed else f"missed: {', '.join(run.change for run in missed)}")
-    _say(json.dumps({"machine": machine(), "rollouts": [asdict(run) for run in runs]}))
+    say("kept" if not missed else f"missed: {', '.join(run.change for run in missed)}")
+    say(json.dumps({"machine": machine(), "rollouts": [asdict(run) for run in runs]}))
     return 1 if missed else 0
 
 
@@ -128,7 +129,7 @@ def roll_out(replicas: int, rate: float, other: Path, code: Path) -> list[RollOu
                 RollOut(replicas, change, took_s, answers.total() + failed.total(), dict(failed),
                         len(mixed), dict(answers))
             )  # fmt: skip
-            _say(f"{replicas} of each, {change}: {took_s:.0f} s, {failed.total()} failed")
+            say(f"{replicas} of each, {change}: {took_s:.0f} s, {failed.total()} failed")
     return done
 
 
@@ -234,11 +235,6 @@ def _clients(
         over.set()
         for thread in threads:
             thread.join()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import say
 from bench.load import timed_loop
 from bench.servers import Server, machine
 from samples.photos import small_photos
@@ -72,11 +73,11 @@ def main() -> int:
     args = parser.parse_args()
     with Server() as server:
         run = beside_slow_clients(server, args.clients, args.rate, args.seconds)
-    _say(f"p99 without slow clients {_ms(run.alone_p99_s)} ms, beside {run.clients} "
+    say(f"p99 without slow clients {_ms(run.alone_p99_s)} ms, beside {run.clients} "
          f"{_ms(run.beside_p99_s)} ms: {run.times:.2f} times; {run.failed} failed; the longest "
          f"slow connection lived for {run.longest_s:.0f} s")  # fmt: skip
-    _say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
-    _say(json.dumps({"machine": machine(), "slow_clients": asdict(run)}))
+    say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
+    say(json.dumps({"machine": machine(), "slow_clients": asdict(run)}))
     return 1 if run.missed() else 0
 
 
@@ -157,11 +158,6 @@ async def _trickle(port: int, number: int, over: Any, lives_s: list[float]) -> N
 def _ms(seconds: list[float]) -> str:
     low, high = min(seconds), max(seconds)
     return f"{1000 * statistics.median(seconds):.1f} ({1000 * low:.1f}–{1000 * high:.1f})"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

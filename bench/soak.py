@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 import psutil
 
+from bench import say
 from bench.load import timed_loop
 from bench.servers import Server, machine, process_name
 from launcher.processes import processes
@@ -105,7 +106,7 @@ def main() -> int:
         parser.error(f"--minutes must be {WARM_UP + 2 * _MEASURED} at least")
     run = soak(args.rate, args.minutes)
     _table(run)
-    _say(json.dumps({"machine": machine(), "soak": asdict(run)}))
+    say(json.dumps({"machine": machine(), "soak": asdict(run)}))
     return 1 if run.missed() else 0
 
 
@@ -122,7 +123,7 @@ def soak(rate: float, minutes: int) -> Soak:
                     p99_s, int((~good).sum()), server.memory_bytes(), _files(server), _logs(server)
                 )
             )
-            _say(f"minute {number}: p99 {1000 * p99_s:.0f} ms, {noted[-1].failed} failed")
+            say(f"minute {number}: p99 {1000 * p99_s:.0f} ms, {noted[-1].failed} failed")
         return Soak(rate, noted, dict(statuses))
 
 
@@ -183,23 +184,18 @@ def _logs(server: Server) -> int:
 
 
 def _table(run: Soak) -> None:
-    _say("| process | MiB after 5 minutes | at the end | files open after 5 minutes | at the end |")
-    _say("|---|---|---|---|---|")
+    say("| process | MiB after 5 minutes | at the end | files open after 5 minutes | at the end |")
+    say("|---|---|---|---|---|")
     for name in sorted(run.minutes[-1].memory_bytes):
         memory = run.ends(lambda minute: minute.memory_bytes.get(name, 0) / 2**20)  # noqa: B023
         files = run.ends(lambda minute: minute.files.get(name, 0))  # noqa: B023
-        _say(f"| {name} | {memory[0]:.1f} | {memory[1]:.1f} | {files[0]:.0f} | {files[1]:.0f} |")
+        say(f"| {name} | {memory[0]:.1f} | {memory[1]:.1f} | {files[0]:.0f} | {files[1]:.0f} |")
     p99 = run.ends(lambda minute: minute.p99_s)
     logs = run.ends(lambda minute: minute.log_bytes / 2**20)
-    _say(f"p99 {p99[0]:.3f} s after 5 minutes, {p99[1]:.3f} s at the end")
-    _say(f"logs {logs[0]:.1f} MiB after 5 minutes, {logs[1]:.1f} MiB at the end")
-    _say(f"other requests: {run.others}")
-    _say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say(f"p99 {p99[0]:.3f} s after 5 minutes, {p99[1]:.3f} s at the end")
+    say(f"logs {logs[0]:.1f} MiB after 5 minutes, {logs[1]:.1f} MiB at the end")
+    say(f"other requests: {run.others}")
+    say("kept" if not run.missed() else "missed: " + "; ".join(run.missed()))
 
 
 if __name__ == "__main__":
