@@ -10,6 +10,9 @@ has no settings for:
 - Until Serve names the application, the response is 503 with Retry-After, not 404.
 - Clients leave a node that ends, and find a new one: a kept connection is closed with a response.
 
+- While no ingress is up, photos wait in HAProxy, not in Serve's fallback proxy, which spends 5
+  core-ms on each.
+
 A HAProxy that is killed starts again at once. If Serve names no ingress, the last ones stay.
 """
 
@@ -57,7 +60,12 @@ _KEEP_S = 10
 _DRAINING = "This node is being drained."
 # Serve stops HAProxy by SIGKILL, and soon after the process that manages it.
 _STOPS_WITHIN_S = 0.1
-_RULES = Path(__file__).with_name("haproxy_rules.cfg")
+_RULES, _HOLD = (Path(__file__).with_name(f"haproxy_{name}") for name in ("rules.cfg", "hold.lua"))
+# What was held reaches the new ingress by so many connections at once, beside what comes anew.
+_HELD_AT_ONCE = 64
+_ANY = ("", "*", "0.0.0.0")  # noqa: S104
+# Servers of Serve that are ingresses, not its fallback proxy.
+_INGRESS = re.compile(r"^ +server .* check(?!.* backup$)", re.MULTILINE)
 
 
 def main() -> None:
@@ -168,12 +176,13 @@ def with_our_rules(generated: str, folder: Path) -> str:
     closing = _DRAINING in generated or (folder / CLOSING).exists()
     variables = {"closing": int(closing), "keep_s": _KEEP_S}
     lines = "".join(f"    set-var proc.{name} int({n})\n" for name, n in variables.items())
-    text = _replace(r"^global\n", rf"\g<0>{lines}", text)
+    text = _replace(r"^global\n", rf"\g<0>{lines}    lua-load {_HOLD}\n", text)
     text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
     has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
     unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"
     status = 404 if has_application else 503
-    return _replace(unknown, f"    http-request deny deny_status {status}\n", text)
+    text = _replace(unknown, f"    http-request deny deny_status {status}\n", text)
+    return _with_door(text) if _INGRESS.search(text) else text
 
 
 def _with_servers(adapted: str, last: Path) -> str:
@@ -182,9 +191,24 @@ def _with_servers(adapted: str, last: Path) -> str:
     A controller or manager of Serve that starts again knows no replicas for seconds. HAProxy's own
     checks tell which of the last ones are alive.
     """
-    if re.search(r"^ +server .* check(?!.* backup$)", adapted, re.MULTILINE):
+    if _INGRESS.search(adapted):
         last.write_text(adapted)
     return last.read_text() if last.exists() else adapted
+
+
+def _with_door(text: str) -> str:
+    """The configuration with ways back to the port that HAProxy itself listens on.
+
+    A photo whose ingress is lost comes in again there, to be held. What was held by a process that
+    another one has replaced reaches that one there.
+    """
+    ((host, port),) = re.findall(r"^frontend http_frontend\n +bind (.*):(\d+)", text, re.MULTILINE)
+    door = f"{host if host not in _ANY else '127.0.0.1'}:{port}"
+    text = _INGRESS.sub(rf"    server DOOR {door} no-check backup\n\g<0>", text, count=1)
+    first = re.compile(r"^ +use_backend ", re.MULTILINE)
+    text = first.sub(r"    use_backend door if moves\n\g<0>", text, count=1)
+    most = f"timeout queue 10s\n    server NEXT {door} maxconn {_HELD_AT_ONCE}"
+    return f"{text}\nbackend door\n    {most}\n"
 
 
 def _replace(pattern: str, by: str, text: str) -> str:

@@ -41,6 +41,16 @@ class Ingress:
     def __init__(self):
         self.heads, self.responses, self.connections = [], [], set()
 
+    async def start(self, port=0):
+        self._server = await asyncio.start_server(self.serve, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self):
+        self._server.close()
+        for connection in self.connections:
+            connection.cancel()
+        await asyncio.gather(*self.connections, return_exceptions=True)
+
     async def serve(self, reader, writer):
         self.connections.add(asyncio.current_task())
         try:
@@ -78,19 +88,19 @@ class Proxy:
             has_received_routes=True, has_received_servers=True,
             http_options=HTTPOptions(host="127.0.0.1", port=self.port),
         )  # fmt: skip
-        backends = {}
-        if ingress_port is not None:
-            servers = [ServerConfig("ingress", "127.0.0.1", ingress_port)]
-            backends["mlc"] = BackendConfig(
-                "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress", servers=servers
-            )
         self.file = folder / "haproxy.cfg"
-        self._api = HAProxyApi(config, backends, str(self.file))
-        self._api._generate_config_file_internal()
+        self._api = HAProxyApi(config, {}, str(self.file))
+        self.name_ingress(ingress_port)
 
-    def forget_ingresses(self):
-        """Generate the configuration as if no replica were known."""
-        self._api.set_backend_configs({})
+    def name_ingress(self, port):
+        """Generate the configuration for an ingress, or as if no replica were known."""
+        backends = {}
+        if port is not None:
+            backends["mlc"] = BackendConfig(
+                "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress",
+                servers=[ServerConfig(f"ingress-{port}", "127.0.0.1", port)],
+            )  # fmt: skip
+        self._api.set_backend_configs(backends)
         self._api._generate_config_file_internal()
 
     def generate(self, **config):
@@ -161,11 +171,9 @@ class Proxy:
 @pytest.fixture
 async def ingress():
     ingress = Ingress()
-    server = await asyncio.start_server(ingress.serve, "127.0.0.1", 0)
-    ingress.port = server.sockets[0].getsockname()[1]
+    await ingress.start()
     yield ingress
-    server.close()
-    await asyncio.gather(*ingress.connections)
+    await ingress.stop()
 
 
 @pytest.fixture
@@ -305,11 +313,57 @@ async def test_a_haproxy_that_serve_replaces_stays_away(proxy):
 
 
 async def test_the_last_ingresses_are_kept_while_serve_knows_none(proxy):
-    proxy.forget_ingresses()
+    proxy.name_ingress(None)
     (first,) = proxy.running
     await proxy.start("-sf", str(first.pid))
     await until(proxy._listens)
     assert (await proxy.post()).status_code == 200
+
+
+async def lose(ingress, proxy):
+    """End the only ingress; return photos that came afterwards, and wait."""
+    await ingress.stop()
+
+    async def is_down():
+        response = await proxy.client.get("/v1/model")
+        return response.status_code == 503
+
+    await until(is_down)
+    sizes = (100, LARGEST_REFUSED_BYTES + 1)
+    return [asyncio.create_task(proxy.post(b"x" * size)) for size in sizes for _ in range(40)]
+
+
+async def test_photos_wait_while_no_ingress_is_up(proxy, ingress):
+    waiting = await lose(ingress, proxy)
+    refused = await proxy.client.get("/v1/model")
+    assert_problem(refused, 503, "unavailable")
+    await ingress.start(ingress.port)
+    assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_knows(proxy, ingress):
+    waiting = await lose(ingress, proxy)
+    next_ingress = Ingress()
+    await next_ingress.start()
+    for port in (None, next_ingress.port):  # Serve first removes the lost one
+        first = proxy.running[-1]
+        proxy.name_ingress(port)
+        await proxy.start("-sf", str(first.pid), "-x", str(proxy.file.with_name("admin.sock")))
+
+        async def is_replaced():
+            return first not in proxy.running or proxy.running[-1] != first  # noqa: B023
+
+        await until(is_replaced)
+    assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
+    assert len(next_ingress.heads) == len(waiting)
+    await next_ingress.stop()
+
+
+async def test_photos_do_not_wait_for_ever(proxy, ingress):
+    waiting = await lose(ingress, proxy)
+    for response in await asyncio.gather(*waiting):
+        assert_problem(response, 503, "unavailable")
+        assert response.headers["retry-after"] == "1"
 
 
 async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp_path):
