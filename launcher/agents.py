@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from launcher.processes import RUN, free_ports
+from launcher.processes import AGENT_PORTS, RUN, free_ports
 
 _OPTIONS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")  # of the raylet
 _ANY_PORT = ("--grpc-port=0", "--listen-port=0", "--runtime-env-agent-port=0",
@@ -79,7 +79,7 @@ def with_ports(command: list[str]) -> list[str]:
 
     Others on the node learn the agent's ports once, so it must have them again.
     """
-    ports = free_ports()
+    ports = free_ports(AGENT_PORTS)
     return [
         f"{word.removesuffix('0')}{next(ports)}" if word in _ANY_PORT else word for word in command
     ]

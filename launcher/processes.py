@@ -22,7 +22,9 @@ from deployments.settings import PROJECT
 
 RUN = "MLC_RUN"  # in the environment: the run directory
 # Above the ports that Serve's replicas may take, below those that the kernel gives to clients.
-_FREE_PORTS = range(31_001, 32_768)
+_FREE_PORTS = range(31_001, 32_400)
+# Ray's agents choose theirs when they start. By then Serve's are chosen, but nobody listens there.
+AGENT_PORTS = range(32_400, 32_768)
 
 
 def run_directory(port: int) -> str:
@@ -61,13 +63,13 @@ def kill(victims: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(victims, timeout=10)
 
 
-def free_ports() -> Iterator[int]:
+def free_ports(of: range = _FREE_PORTS) -> Iterator[int]:
     """Ports that no process listens on, in random order, each once.
 
     They are not from the kernel's range: the kernel may give such a port to the next connection
     that one of Ray's many processes opens.
     """
-    for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
+    for port in random.sample(of, len(of)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers bind
             with suppress(OSError):
