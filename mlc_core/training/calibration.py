@@ -7,6 +7,7 @@ what the labels of the training split have in common.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,9 +48,7 @@ def calibrate(model: Any, spec: Spec, train: DataSet, validation: DataSet) -> Sp
     truth = {head: class_numbers(validation.labels[head], spec.heads[head]) for head in spec.heads}
     raw = infer_all(model.predict_on_batch, validation.images)
     temperatures = {head: round(fit_temperature(raw[head], truth[head]), 4) for head in spec.heads}
-    for head, temperature in temperatures.items():
-        layer = model.get_layer(head)
-        layer.set_weights([weights / temperature for weights in layer.get_weights()])
+    apply_temperatures(model, temperatures)
     probabilities = infer_all(model.predict_on_batch, validation.images)
     doubt = entropy([probabilities[head] for head in spec.hierarchy or spec.heads])
     spec = replace(
@@ -68,6 +67,13 @@ def calibrate(model: Any, spec: Spec, train: DataSet, validation: DataSet) -> Sp
             for head in spec.heads
         },
     )
+
+
+def apply_temperatures(model: Any, temperatures: Mapping[str, float]) -> None:
+    """Divide the logits of a network, by head."""
+    for head, temperature in temperatures.items():
+        layer = model.get_layer(head)
+        layer.set_weights([weights / temperature for weights in layer.get_weights()])
 
 
 def learn_taxonomy(spec: Spec, data: DataSet) -> tuple[tuple[str, ...], ...]:

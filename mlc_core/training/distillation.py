@@ -43,7 +43,7 @@ class SoftTargets:
 
         Args:
             teacher: makes the teacher; called only if a view is missing.
-            images: the training photos, uint8 (N, height_px, width_px, 3).
+            images: the photos to train on, uint8 (N, height_px, width_px, 3).
         """
         missing = self.missing()
         infer = teacher() if missing else None
@@ -73,7 +73,7 @@ class SoftTargets:
         """Photos as the epoch's view has them, and the teacher's probabilities, by head.
 
         Args:
-            images: all training photos.
+            images: the photos that `write` got, or the first of them.
             epoch: counted from 0; each takes the next view.
             positions: of the photos among `images`.
         """
