@@ -22,7 +22,7 @@ import numpy as np
 
 from bench import say
 from bench.client import LOST, UNANSWERED, Outcomes
-from bench.load import ClosedLoop, FloatArray, timed_loop
+from bench.load import BoolArray, ClosedLoop, FloatArray, timed_loop
 from bench.servers import Server, machine, process_name
 from deployments.serve_config import ServeConfig
 from deployments.settings import PROJECT
@@ -44,8 +44,8 @@ class Kill:
 
     Attributes:
         held: requests on their way when it came.
-        failed: requests that came after it and before the next kill, or were held, and were not
-            answered with 200.
+        failed: requests that were held, or came after it and were not held at the next kill, and
+            were not answered with 200.
         silent_s: the longest time without a good answer until the next kill.
         statuses: of those that failed; 0 and 1 for no answer and a lost connection.
     """
@@ -170,8 +170,8 @@ def _judge(
     ends = [at for at, _ in killed[1:]] + [np.inf]
     kills = []
     for (at, victim), end in zip(killed, ends, strict=True):
-        held = (outcomes.left_s < at) & (outcomes.ended_s >= at) & (outcomes.left_s > 0)
-        charged = ~good & (((times >= at) & (times < end)) | (held & (times < at)))
+        held = _held(outcomes, at)
+        charged = ~good & (((times >= at) & (times < end) & ~_held(outcomes, end)) | held)
         answered = outcomes.ended_s[good & (outcomes.ended_s > at) & (outcomes.ended_s < end)]
         silent_s = np.diff(np.sort([at, *answered])).max(initial=0.0) if len(answered) else np.inf
         statuses, counts = np.unique(outcomes.status[charged], return_counts=True)
@@ -186,6 +186,11 @@ def _judge(
         )
     latencies = (outcomes.ended_s - times)[good]
     return Chaos(replicas, rate, len(times), float(np.quantile(latencies, 0.99)), kills)
+
+
+def _held(outcomes: Outcomes, at: float) -> BoolArray:
+    """The requests that were on their way then."""
+    return (outcomes.left_s < at) & (outcomes.ended_s >= at) & (outcomes.left_s > 0)
 
 
 def _table(run: Chaos) -> None:

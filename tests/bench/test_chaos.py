@@ -47,6 +47,15 @@ def test_a_request_that_a_killed_ingress_held_may_fail_and_no_other():
     assert chaos.missed() == ["Ingress: 2 failed, at most 1"]
 
 
+def test_what_a_kill_held_is_charged_to_it_alone():
+    held = (9.985, 9.995)
+    chaos = run(
+        (5.0, "Preprocessor"), (10.0, "HAProxy"), replicas=2,
+        status={held: LOST}, answered_after_s={held: 10.1},
+    )  # fmt: skip
+    assert [kill.failed for kill in chaos.kills] == [0, 1]
+
+
 def test_requests_that_wait_are_a_silence_and_no_failure():
     chaos = run((5.0, "Classifier"), answered_after_s={(5.0, 11.0): 11.0})
     assert chaos.kills[0].silent_s == pytest.approx(6.0, abs=0.02)
