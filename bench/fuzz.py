@@ -96,15 +96,17 @@ def main() -> int:
 def fuzz(server: Server, requests: int, chosen: int) -> Fuzz:
     """Send so many requests."""
     drawn = round((1 - CONTRACT_SHARE) * requests)
+    first = round(WARM_UP_SHARE * drawn), round(WARM_UP_SHARE * (requests - drawn))
     statuses: Counter[int] = Counter()
     broken: list[str] = []
     with _honest_client(server.url) as (answers, wrong):
-        _send(server, round(WARM_UP_SHARE * drawn), chosen, statuses, broken)
+        _send(server, first[0], chosen, statuses, broken)
+        contract = _try_contract(server.url, first[1], chosen)
         before = {process.pid for process in processes(server.port)}
         memory = _memory(server)
         with _slow_clients(server.port):
-            _send(server, drawn - round(WARM_UP_SHARE * drawn), chosen + 1, statuses, broken)
-            contract = _try_contract(server.url, requests - drawn, chosen)
+            _send(server, drawn - first[0], chosen + 1, statuses, broken)
+            contract += _try_contract(server.url, requests - drawn - first[1], chosen + 1)
         memory_after = _memory(server)
         after = {process.pid for process in processes(server.port)}
     growth = sum(memory_after.values()) / sum(memory.values()) - 1
