@@ -203,12 +203,13 @@ class PhotoRoute:
                 outcome = await self._dispatcher.wait(submitted)
             entry.note(outcome.stage, outcome.waited_s, outcome.trace)
             answer = outcome.answer
-            if isinstance(answer, Exception):
-                raise answer
         except asyncio.CancelledError:  # by Serve, when the client leaves
             self._problems.client_left(entry)
             raise
         except Exception as error:  # the client gets problem details for any error
             return self._problems.response(error, entry)
+        if isinstance(answer, Exception):
+            # It is not raised: it would hold this frame, and so itself and the photo.
+            return self._problems.response(answer, entry)
         entry.status = _OK
         return RawResponse(_OK, [(b"content-length", b"%d" % len(answer)), _JSON], answer)

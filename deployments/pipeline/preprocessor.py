@@ -236,7 +236,8 @@ def _decode_all(
         try:
             images.append(decode(photo.data, size, max_pixels))
         except PhotoFault as fault:
-            images.append(fault)
+            # Its traceback would hold this frame, and so itself and all photos of the group.
+            images.append(fault.with_traceback(None))
         except Exception:  # a fault of ours must not spoil the rest of the group
             logger.exception("decoding failed, request %s", photo.request_id)
             images.append(RuntimeError("decoding failed; the preprocessor's log tells why"))

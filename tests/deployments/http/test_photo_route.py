@@ -1,8 +1,10 @@
 """Claims about photos that come straight from uvicorn, past Serve's wrapper of a request."""
 
 import asyncio
+import gc
 import json
 import logging
+import weakref
 
 import pytest
 import uvicorn
@@ -20,6 +22,7 @@ from deployments.pipeline.dispatcher import Dispatched
 from deployments.settings import RequestLogSettings, Settings
 from deployments.telemetry.catalogue import PHOTOS_ANSWERED, PROBLEMS, REQUEST_DURATION
 from deployments.telemetry.request_log import RequestLog
+from mlc_core.errors import UndecodablePhoto
 
 
 class Pipeline:
@@ -27,6 +30,7 @@ class Pipeline:
 
     def __init__(self):
         self.refused = self.fault = None
+        self.faults = []  # of photos, which are answers
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -43,7 +47,8 @@ class Pipeline:
         await self.gate.wait()
         if self.fault:
             raise self.fault
-        return Dispatched(data, "small_photos_queue", 0.0, Trace({}, 1, "fashion/1"))
+        answer = self.faults.pop() if self.faults else data
+        return Dispatched(answer, "small_photos_queue", 0.0, Trace({}, 1, "fashion/1"))
 
     async def wait(self, submitted):
         return await submitted
@@ -344,6 +349,22 @@ async def test_a_fault_of_ours_is_a_problem_and_the_connection_stays(service):
         service.pipeline.fault = None
         client.send()
         assert (await client.receive())[0] == 200
+
+
+async def test_a_photo_that_can_not_be_decoded_is_gone_when_it_is_answered(service):
+    class Fault(UndecodablePhoto):
+        pass
+
+    service.pipeline.faults = [Fault("this is no photo")]
+    fault = weakref.ref(service.pipeline.faults[0])
+    gc.disable()  # a cycle would wait for it
+    try:
+        async with Client(service) as client:
+            client.send()
+            assert (await client.receive())[0] == 422
+        assert fault() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(service):
