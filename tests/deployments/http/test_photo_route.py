@@ -352,10 +352,7 @@ async def test_a_fault_of_ours_is_a_problem_and_the_connection_stays(service):
 
 
 async def test_a_photo_that_can_not_be_decoded_is_gone_when_it_is_answered(service):
-    class Fault(UndecodablePhoto):
-        pass
-
-    service.pipeline.faults = [Fault("this is no photo")]
+    service.pipeline.faults = [UndecodablePhoto("this is no photo")]
     fault = weakref.ref(service.pipeline.faults[0])
     gc.disable()  # a cycle would wait for it
     try:
