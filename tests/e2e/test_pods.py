@@ -1,49 +1,31 @@
 """The manifests' Ray cluster without Kubernetes: each pod's node in a network of its own."""
 
-import json
-import shutil
-import subprocess
-import sys
-import tempfile
-
 import pytest
-from manifests import PROJECT, groups, of_kind, ray_service, render
+from manifests import groups, of_kind, ray_service, render
 from pods import CLASSIFIER, FRONT, SPARE
-from services import environment
+from sandbox import run_nodes
 
 pytestmark = pytest.mark.slow
-_NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 @pytest.fixture(scope="module")
 def found():
     """What the laptop's overlay does on four nodes of this machine."""
-    if shutil.which("ip") is None or subprocess.run([*_NAMESPACES, "true"], check=False).returncode:
-        pytest.skip("needs ip and the right to make namespaces")
     objects = render("kind")
     (flags,) = [
         each["data"] for each in of_kind(objects, "ConfigMap")
         if each["metadata"]["name"].startswith("mlc-cluster-env")
     ]  # fmt: skip
     front = groups(objects)["front"]
-    with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
-        asked = {
-            "folder": folder,  # short: Ray's sockets are in it
-            "env": flags,
-            "config": ray_service(objects)["spec"]["serveConfigV2"],
-            "groups": {n: {"labels": g.labels, "cpus": g.cpus} for n, g in groups(objects).items()},
-            "readiness": front.container["readinessProbe"]["httpGet"]["path"],
-        }
-        path = f"{PROJECT}:{PROJECT / 'tests/support'}"
-        done = subprocess.run(
-            [*_NAMESPACES, sys.executable, PROJECT / "tests/support/pods.py"],
-            check=False, timeout=280,
-            input=json.dumps(asked), capture_output=True, text=True,
-            env=environment(PYTHONPATH=path), cwd="/",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    asked = {
+        "env": flags,
+        "config": ray_service(objects)["spec"]["serveConfigV2"],
+        "groups": {n: {"labels": g.labels, "cpus": g.cpus} for n, g in groups(objects).items()},
+        "readiness": front.container["readinessProbe"]["httpGet"]["path"],
+    }
+    found = run_nodes("pods.py", asked, 280)
     grace_s = front.pod["spec"]["terminationGracePeriodSeconds"]
-    return json.loads(done.stdout) | {"grace_s": grace_s}
+    return found | {"grace_s": grace_s}
 
 
 def test_replicas_run_where_their_group_is_and_none_on_the_head(found):
