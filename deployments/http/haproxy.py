@@ -177,7 +177,8 @@ def with_our_rules(generated: str, folder: Path) -> str:
     variables = {"closing": int(closing), "keep_s": _KEEP_S}
     lines = "".join(f"    set-var proc.{name} int({n})\n" for name, n in variables.items())
     text = _replace(r"^global\n", rf"\g<0>{lines}    lua-load {_HOLD}\n", text)
-    text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{rules}", text)
+    served = _served(text)
+    text = _replace(r"(?<=frontend http_frontend\n) +bind .*\n", rf"\g<0>{served}{rules}", text)
     has_application = re.search(r"^ +use_backend ", text, re.MULTILINE)
     unknown = r"(?<=backend default_backend\n) +http-request return status 404 .*\n"
     status = 404 if has_application else 503
@@ -196,6 +197,18 @@ def _with_servers(adapted: str, last: Path) -> str:
     return last.read_text() if last.exists() else adapted
 
 
+def _served(text: str) -> str:
+    """The condition that an ingress is up; if none is named, Serve's fallback proxy answers."""
+    sections = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    ingresses = [
+        f"{section.split()[1]}/{server.split()[1]}"
+        for section in sections if section.startswith("backend ")
+        for server in _INGRESS.findall(section)
+    ]  # fmt: skip
+    conditions = [f"srv_is_up({each})" for each in ingresses] or ["always_true"]
+    return "".join(f"    acl served {each}\n" for each in conditions)
+
+
 def _with_door(text: str) -> str:
     """The configuration with ways back to the port that HAProxy itself listens on.
 
@@ -206,7 +219,7 @@ def _with_door(text: str) -> str:
     door = f"{host if host not in _ANY else '127.0.0.1'}:{port}"
     text = _INGRESS.sub(rf"    server DOOR {door} no-check backup\n\g<0>", text, count=1)
     first = re.compile(r"^ +use_backend ", re.MULTILINE)
-    text = first.sub(r"    use_backend door if moves\n\g<0>", text, count=1)
+    text = first.sub(r"    use_backend door if !served replaced\n\g<0>", text, count=1)
     most = f"timeout queue 10s\n    server NEXT {door} maxconn {_HELD_AT_ONCE}"
     return f"{text}\nbackend door\n    {most}\n"
 

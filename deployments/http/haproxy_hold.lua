@@ -9,19 +9,15 @@ local HOLDS_UNTIL = "x-mlc-holds-until"
 local served, stopping = true, false
 
 local function is_served()
-    local named = false
     for _, backend in pairs(core.backends) do
         for _, server in pairs(backend.servers) do
             local stats = server:get_stats()
-            if stats.act == 1 then
-                named = true
-                if string.sub(stats.status, 1, 2) == "UP" then
-                    return true
-                end
+            if stats.act == 1 and string.sub(stats.status, 1, 2) == "UP" then
+                return true
             end
         end
     end
-    return not named
+    return false
 end
 
 core.register_task(function()
@@ -39,22 +35,9 @@ end
 
 -- Waits until an ingress is up, another process takes the photo, or HOLD_S are over.
 core.register_action("hold", { "http-req" }, function(txn)
-    if served then
-        return
-    end
     local ends_s = math.min(tonumber(txn.sf:req_hdr(HOLDS_UNTIL)) or math.huge, now_s() + HOLD_S)
     while not served and not stopping and now_s() < ends_s do
         core.msleep(LOOK_MS)
     end
     txn.http:req_set_header(HOLDS_UNTIL, tostring(ends_s))
-end)
-
--- Whether no ingress is up, and no other process listens that could know one.
-core.register_fetches("unserved", function()
-    return not served and not stopping
-end)
-
--- Whether no ingress is up, and another process listens.
-core.register_fetches("moves", function()
-    return not served and stopping
 end)
