@@ -92,8 +92,8 @@ class EndpointSettings(_Strict):
     contract: Openness = Field(default="open", description="`GET /openapi.json`, likewise")
     health: Openness = Field(
         default="open",
-        description="`GET /healthz` and `GET /readyz`, likewise. `make serve` and load balancers "
-        "ask without a key",
+        description="`GET /healthz` and `GET /readyz`, likewise. Load balancers and probes ask "
+        "without a key",
     )
     metrics: Openness = Field(
         default="key",

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from launcher.processes import RUN, is_driver, kill, processes, run_directory
 DEFAULT_PORT = 8000
 _READY_WITHIN_S = 120.0
 _STOPPED_WITHIN_S = 60.0
+_LOCKED = (401, 404)  # of an ingress whose `endpoints.health` asks for a key, or is closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _interrupted = threading.Event()
 
@@ -148,13 +150,20 @@ def _wait_until_ready(host: str, port: int, logs: str) -> None:
     while time.monotonic() < until:
         if _interrupted.is_set():
             raise KeyboardInterrupt
+        answered = 0
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
+        except urllib.error.HTTPError as error:
+            answered = error.code
         except OSError:
-            time.sleep(0.1)
-        if any(a.status == "DEPLOY_FAILED" for a in serve.status().applications.values()):
+            pass  # nothing listens yet
+        statuses = {each.status for each in serve.status().applications.values()}
+        if statuses == {"RUNNING"} and answered in _LOCKED:
+            return
+        if "DEPLOY_FAILED" in statuses:
             raise StartError(_serve_messages())
+        time.sleep(0.1)
     raise StartError(
         f"not ready after {_READY_WITHIN_S:.0f} s; the logs are in {logs}\n{_serve_messages()}"
     )

@@ -32,7 +32,9 @@ def key(keys_file):
 
 @pytest.fixture(scope="module")
 def keyed(keys_file, key, tmp_path_factory):
-    args = {"keys_file": str(keys_file), "cors_origins": [ORIGIN]}
+    args = {
+        "keys_file": str(keys_file), "cors_origins": [ORIGIN], "endpoints": {"health": "key"}
+    }  # fmt: skip
     deployments = [{"name": "Ingress", "num_replicas": 2}]
     config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
         {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
@@ -57,12 +59,14 @@ def test_the_api_needs_a_key_and_the_rest_has_its_switches(client, key):
         {"method": "POST", "url": BATCH, "files": {"images": jpeg()}},
         {"method": "GET", "url": "/v1/model"},
         {"method": "GET", "url": "/metrics"},
+        {"method": "GET", "url": "/healthz"},
+        {"method": "GET", "url": "/readyz"},
     ):
         response = client.request(**request)
         assert_problem(response, 401)
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert client.request(**request, headers=bearer(key)).status_code == 200
-    for path in ("/", "/healthz", "/readyz", "/openapi.json"):
+    for path in ("/", "/openapi.json"):
         assert client.get(path).status_code == 200
 
 
