@@ -56,7 +56,7 @@ class Server(Service):
                 used[process_name(process)] += getattr(process.memory_full_info(), measure)
             except psutil.NoSuchProcess:
                 continue
-        return used
+        return dict(used)
 
     def classifier_ready_s(self) -> float:
         """From the start of the classifier's process to its model being loaded and checked."""

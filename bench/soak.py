@@ -175,7 +175,7 @@ def _files(server: Server) -> dict[str, int]:
             opened[process_name(process)] += process.num_fds()
         except psutil.NoSuchProcess:
             continue
-    return opened
+    return dict(opened)
 
 
 def _logs(server: Server) -> int:
