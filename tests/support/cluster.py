@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,15 @@ class Cluster:
     def execute(self, pod: str, *command: str, namespace: str = NAMESPACE) -> str:
         """What a command in a pod prints; nothing if the pod has ended meanwhile."""
         try:
-            # The client does not close its socket when it reads by itself.
-            with closing(stream(
+            process = stream(
                 self.core.connect_get_namespaced_pod_exec, pod, namespace, command=list(command),
                 stderr=True, stdin=False, stdout=True, tty=False, _preload_content=False,
-            )) as process:  # fmt: skip
+            )  # fmt: skip
+            try:
                 process.run_forever(timeout=60)
                 return "".join(process.read_all())
+            finally:
+                process.sock.shutdown()  # `close` leaves it open once the other side has closed
         except kubernetes.client.ApiException:
             names = [each.metadata.name for each in self.core.list_namespaced_pod(namespace).items]
             if pod in names:
