@@ -34,6 +34,7 @@ def test_a_lost_node_costs_at_most_the_requests_that_it_held(found, loss):
     """A client has one request on its way. Until HAProxy knows, the lost ingress gets some more."""
     assert found[loss]["requests"] > 100
     assert sum(found[loss]["failed"].values()) <= CLIENTS, found[loss]
+    assert found[loss]["failed_later"] == 0, found[loss]
 
 
 @pytest.mark.parametrize("loss", ["link", "processes"])

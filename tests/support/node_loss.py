@@ -18,6 +18,7 @@ from pods import HEAD, Pod, deploy, network, placed, start_head, status, wait_fo
 
 STAYS, CUT, KILLED = (f"10.9.0.{n}" for n in (3, 4, 5))
 CLIENTS, _RATE = 8, 20.0
+_KNOWN_WITHIN_S = 15.0  # as long as a client waits; by then HAProxy sends nothing to a lost node
 _FULL_WITHIN_S = 300.0
 
 
@@ -51,6 +52,9 @@ class Clients:
             "requests": len(ended),
             "held": sum(sent < lost_at for sent, _, _ in ended),
             "failed": failed,
+            "failed_later": sum(
+                sent >= lost_at + _KNOWN_WITHIN_S and answered != 200 for sent, _, answered in ended
+            ),
             "longest_s": max(end - sent for sent, end, _ in ended),
         }
 
