@@ -36,7 +36,8 @@ end
 -- Waits until an ingress is up, another process takes the photo, or HOLD_S are over.
 core.register_action("hold", { "http-req" }, function(txn)
     local ends_s = math.min(tonumber(txn.sf:req_hdr(HOLDS_UNTIL)) or math.huge, now_s() + HOLD_S)
-    while not served and not stopping and now_s() < ends_s do
+    -- "served" is cheap, and up to LOOK_MS old.
+    while not (served and is_served()) and not stopping and now_s() < ends_s do
         core.msleep(LOOK_MS)
     end
     txn.http:req_set_header(HOLDS_UNTIL, tostring(ends_s))
