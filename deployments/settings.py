@@ -143,7 +143,8 @@ class Settings(_Strict):
     max_wait_s: PositiveFloat = Field(
         default=0.5,
         description="seconds that a photo may wait in the ingress, as far as can be told when it "
-        "comes; the ingress refuses one that would wait longer with 503, before it reads the body",
+        "comes; the ingress refuses one that would wait longer with 503, before it reads the body. "
+        "In a burst, up to four times as long",
     )
     upload_timeout_s: PositiveFloat = Field(
         default=30.0, description="seconds that a body may take to arrive; then 408"

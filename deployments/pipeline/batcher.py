@@ -31,6 +31,12 @@ _PATIENCE_S = 0.1
 # After an outage, items may wait for as long as it was, and for 0.2 s less with each second. A
 # service that is used to 80% catches up that fast.
 _CATCH_UP = 0.2
+# What a queue that was empty a moment ago gathers is a burst, not an overload: another replica
+# starts, say, and takes cores for seconds. Items may wait this many times as long at first, and as
+# ever after so many seconds. The next burst begins with an empty queue that has refused nothing for
+# as long.
+_BURST = 4.0
+_BURST_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class BatchLimits:
         max_in_flight: batches that run at the same time.
         max_waiting: items that may wait; one more is refused.
         max_wait_s: seconds that an item may have to wait, as far as can be told when it comes.
-            While nothing moves, and until what has gathered meanwhile is gone, items may wait
-            longer.
+            In a burst, while nothing moves, and until what has gathered meanwhile is gone, items
+            may wait longer.
         max_waiting_bytes: bytes of the items that may wait; one more is refused.
     """
 
@@ -99,6 +105,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting_count = self._waiting_bytes = 0
         self._pace = Pace(limits.max_in_flight)
         self._stall_s, self._stall_ended = 0.0, float("-inf")
+        self._burst_began = self._refused_at = float("-inf")
         self._in_flight: list[_Running] = []
         self._tasks: set[asyncio.Task[None]] = set()  # of batches whose items have no result yet
         self._wake_up: asyncio.Handle | None = None
@@ -128,6 +135,7 @@ class Batcher(Generic[Item, Result]):
             return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
         wait_s = self.expected_wait_s()
         if wait_s > self._most_wait_s():
+            self._refused_at = self._clock()
             return Overloaded(f"the wait would be about {wait_s:.1f} s; try again later")
         return None
 
@@ -151,7 +159,11 @@ class Batcher(Generic[Item, Result]):
         now, max_wait_s = self._clock(), self._limits.max_wait_s
         if self._pace.is_stalled(now, max_wait_s):
             return float("inf")
-        return max(max_wait_s, self._stall_s - _CATCH_UP * (now - self._stall_ended))
+        burst = max(0.0, 1 - (now - self._burst_began) / _BURST_S)
+        return max(
+            max_wait_s * (1 + (_BURST - 1) * burst),
+            self._stall_s - _CATCH_UP * (now - self._stall_ended),
+        )
 
     def submit(
         self,
@@ -177,7 +189,10 @@ class Batcher(Generic[Item, Result]):
         if refusal := self.refusal():
             future.set_exception(refusal)
             return future
-        self._waiting[future] = _Waiting(item, count, size_bytes, deadline, self._clock())
+        now = self._clock()
+        if not self._waiting and now - self._refused_at > _BURST_S:
+            self._burst_began = now
+        self._waiting[future] = _Waiting(item, count, size_bytes, deadline, now)
         self._waiting_count += count
         self._waiting_bytes += size_bytes
         future.add_done_callback(self._forget)

@@ -410,10 +410,12 @@ async def test_an_item_that_would_wait_too_long_is_refused_and_the_others_wait_a
     clock = Clock()
     engine = PacedEngine(clock, 0.01)
     batcher = Batcher(engine.run, BatchLimits(10, 1000, 1, 10**6, max_wait_s=2.0), clock=clock)
+    burst_ends = clock.now + 10
     came, waited, refused = {}, [], 0
 
     def answered(future):
-        waited.append(clock.now - came[future])
+        if came[future] > burst_ends:
+            waited.append(clock.now - came[future])
 
     for _ in range(400):  # in turn, three times as many as the engine can take
         for n in range(30):
@@ -432,6 +434,22 @@ async def test_an_item_that_would_wait_too_long_is_refused_and_the_others_wait_a
     late = sorted(waited)[int(0.5 * len(waited)) :]
     assert late[0] == pytest.approx(2.0, rel=0.15)
     assert late[-1] < 2.5
+
+
+async def test_a_burst_waits_instead_of_being_refused():
+    clock = Clock()
+    batcher = Batcher(
+        TimedEngine(clock, 0.001).run, BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5), clock=clock
+    )
+    taken = []
+    for per_s, seconds in ((500, 10), (1300, 4), (500, 10)) * 2:
+        more, refused_at = await offer(batcher, clock, per_s, seconds)
+        assert not refused_at
+        taken += more
+    more, refused_at = await offer(batcher, clock, per_s=1300, seconds=30)
+    assert refused_at
+    assert batcher.expected_wait_s() == pytest.approx(0.5, rel=0.2)
+    await drain(taken + more, clock)
 
 
 class TimedEngine:
@@ -488,11 +506,11 @@ async def test_what_comes_in_an_outage_waits_for_its_end(slots):
 async def test_too_much_after_an_outage_is_refused_again_within_seconds():
     clock = Clock()
     began = clock.now
-    engine = TimedEngine(clock, 0.001, (began + 2, began + 4))
+    engine = TimedEngine(clock, 0.001, (began + 12, began + 14))  # when the burst is over
     batcher = Batcher(engine.run, BatchLimits(10, 10**9, 1, 10**6, max_wait_s=0.5), clock=clock)
-    taken, refused_at = await offer(batcher, clock, per_s=2000, seconds=20)
-    assert min(refused_at) < began + 2
-    assert not [at for at in refused_at if began + 2.6 < at < began + 4]
+    taken, refused_at = await offer(batcher, clock, per_s=2000, seconds=30)
+    assert min(refused_at) < began + 12
+    assert not [at for at in refused_at if began + 12.6 < at < began + 14]
     assert batcher.expected_wait_s() == pytest.approx(0.5, rel=0.2)
     await drain(taken, clock)
 
