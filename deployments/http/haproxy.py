@@ -56,6 +56,9 @@ _ERRORS = {
 # Less than half of the 30 s that Serve takes to end the HAProxy of a node without replicas. So by
 # then each connection has been used once more, and closed.
 _KEEP_S = 10
+# A node that is cut off: the kernel asks for a sign of life on each connection to an ingress, and ends
+# those that get no acknowledgement for so long. What waits there is sent to another ingress.
+_ASK_S, _CUT_OFF_S = 1, 5
 # In the health check that Serve generates for a node without replicas, or one that Ray drains.
 _DRAINING = "This node is being drained."
 # Serve stops HAProxy by SIGKILL, and soon after the process that manages it.
@@ -169,7 +172,9 @@ def with_our_rules(generated: str, folder: Path) -> str:
     errors = "".join(f"    errorfile {code} {_error_file(folder, code)}\n" for code in _ERRORS)
     text = _replace(r"(?: +errorfile .*\n)+", errors, generated)
     # Classification has no side effects: what a lost ingress has not answered goes to another one.
-    text = _replace(r"(?<=    retry-on )conn-failure$", "conn-failure empty-response", text)
+    alive = f"option srvtcpka\n    srvtcpka-idle {_ASK_S}s\n    srvtcpka-intvl {_ASK_S}s"
+    retry = f"conn-failure empty-response\n    {alive}"
+    text = _replace(r"(?<=    retry-on )conn-failure$", retry, text)
     # Serve has no setting for where metrics and statistics listen, and needs neither.
     text = _replace(r"(?<=frontend prometheus\n    bind )(?=:\d+$)", "127.0.0.1", text)
     text = _replace(r"(?<=listen stats\n  bind )\*(?=:\d+$)", "127.0.0.1", text)
@@ -217,6 +222,7 @@ def _with_door(text: str) -> str:
     """
     ((host, port),) = re.findall(r"^frontend http_frontend\n +bind (.*):(\d+)", text, re.MULTILINE)
     door = f"{host if host not in _ANY else '127.0.0.1'}:{port}"
+    text = _INGRESS.sub(rf"\g<0> tcp-ut {_CUT_OFF_S}s", text)
     text = _INGRESS.sub(rf"    server DOOR {door} no-check backup\n\g<0>", text, count=1)
     first = re.compile(r"^ +use_backend ", re.MULTILINE)
     text = first.sub(r"    use_backend door if !served replaced\n\g<0>", text, count=1)

@@ -31,12 +31,13 @@ _PATIENCE_S = 0.1
 # After an outage, items may wait for as long as it was, and for 0.2 s less with each second. A
 # service that is used to 80% catches up that fast.
 _CATCH_UP = 0.2
-# What a queue that was empty a moment ago gathers is a burst, not an overload: another replica
+# What a queue that was short a moment ago gathers is a burst, not an overload: another replica
 # starts, say, and takes cores for seconds. Items may wait this many times as long at first, and as
-# ever after so many seconds. The next burst begins with an empty queue that has refused nothing for
-# as long.
+# ever after so many seconds. The next burst begins with a queue that has refused nothing for as
+# long, and where items wait for no more than this part of the limit.
 _BURST = 4.0
 _BURST_S = 10.0
+_SHORT = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,14 @@ class Batcher(Generic[Item, Result]):
 
     def refusal(self) -> Overloaded | None:
         """Why an item that came now would be refused; None if it would not be."""
-        if not self._waiting:
-            return None
-        waiting = self._waiting_count
-        limits = self._limits
+        waiting, limits, now = self._waiting_count, self._limits, self._clock()
         if waiting >= limits.max_waiting or self._waiting_bytes >= limits.max_waiting_bytes:
             return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
         wait_s = self.expected_wait_s()
-        if wait_s > self._most_wait_s():
-            self._refused_at = self._clock()
+        if wait_s <= _SHORT * limits.max_wait_s and now - self._refused_at > _BURST_S:
+            self._burst_began = now
+        if wait_s > self._most_wait_s(now):
+            self._refused_at = now
             return Overloaded(f"the wait would be about {wait_s:.1f} s; try again later")
         return None
 
@@ -151,12 +151,12 @@ class Batcher(Generic[Item, Result]):
         expected_s = self._waiting_count * self._pace.seconds_per_item
         return max(expected_s, self._clock() - oldest.since)
 
-    def _most_wait_s(self) -> float:
+    def _most_wait_s(self, now: float) -> float:
         """How long an item that comes now may have to wait.
 
         A queue that stands still is an outage, not an overload: items wait for its end.
         """
-        now, max_wait_s = self._clock(), self._limits.max_wait_s
+        max_wait_s = self._limits.max_wait_s
         if self._pace.is_stalled(now, max_wait_s):
             return float("inf")
         burst = max(0.0, 1 - (now - self._burst_began) / _BURST_S)
@@ -189,10 +189,7 @@ class Batcher(Generic[Item, Result]):
         if refusal := self.refusal():
             future.set_exception(refusal)
             return future
-        now = self._clock()
-        if not self._waiting and now - self._refused_at > _BURST_S:
-            self._burst_began = now
-        self._waiting[future] = _Waiting(item, count, size_bytes, deadline, now)
+        self._waiting[future] = _Waiting(item, count, size_bytes, deadline, self._clock())
         self._waiting_count += count
         self._waiting_bytes += size_bytes
         future.add_done_callback(self._forget)

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-from node_loss import CLIENTS
 from sandbox import run_nodes
 from services import PROJECT
 
@@ -31,10 +30,8 @@ def found():
 
 @pytest.mark.parametrize("loss", ["link", "processes"])
 def test_a_lost_node_costs_at_most_the_requests_that_it_held(found, loss):
-    """A client has one request on its way. Until HAProxy knows, the lost ingress gets some more."""
     assert found[loss]["requests"] > 100
-    assert sum(found[loss]["failed"].values()) <= CLIENTS, found[loss]
-    assert found[loss]["failed_later"] == 0, found[loss]
+    assert sum(found[loss]["failed"].values()) <= found[loss]["held"], found[loss]
 
 
 @pytest.mark.parametrize("loss", ["link", "processes"])

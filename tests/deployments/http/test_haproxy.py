@@ -78,8 +78,8 @@ class Ingress:
 class Proxy:
     """HAProxy as Ray runs it on a node, in front of one ingress, or of none."""
 
-    def __init__(self, folder: Path, ingress_port: int | None):
-        self.port, self._has_ingress = next(PORTS), ingress_port is not None
+    def __init__(self, folder: Path, *ingress_ports: int):
+        self.port, self._has_ingress = next(PORTS), bool(ingress_ports)
         self._managers = []
         config = HAProxyConfig(
             socket_path=str(folder / "admin.sock"), server_state_base=str(folder),
@@ -90,15 +90,15 @@ class Proxy:
         )  # fmt: skip
         self.file = folder / "haproxy.cfg"
         self._api = HAProxyApi(config, {}, str(self.file))
-        self.name_ingress(ingress_port)
+        self.name_ingresses(*ingress_ports)
 
-    def name_ingress(self, port):
-        """Generate the configuration for an ingress, or as if no replica were known."""
+    def name_ingresses(self, *ports):
+        """Generate the configuration for some ingresses, or as if no replica were known."""
         backends = {}
-        if port is not None:
+        if ports:
             backends["mlc"] = BackendConfig(
                 "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress",
-                servers=[ServerConfig(f"ingress-{port}", "127.0.0.1", port)],
+                servers=[ServerConfig(f"ingress-{port}", "127.0.0.1", port) for port in ports],
             )  # fmt: skip
         self._api.set_backend_configs(backends)
         self._api._generate_config_file_internal()
@@ -313,7 +313,7 @@ async def test_a_haproxy_that_serve_replaces_stays_away(proxy):
 
 
 async def test_the_last_ingresses_are_kept_while_serve_knows_none(proxy):
-    proxy.name_ingress(None)
+    proxy.name_ingresses()
     (first,) = proxy.running
     await proxy.start("-sf", str(first.pid))
     await until(proxy._listens)
@@ -345,9 +345,9 @@ async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_know
     waiting = await lose(ingress, proxy)
     next_ingress = Ingress()
     await next_ingress.start()
-    for port in (None, next_ingress.port):  # Serve first removes the lost one
+    for ports in ((), (next_ingress.port,)):  # Serve first removes the lost one
         first = proxy.running[-1]
-        proxy.name_ingress(port)
+        proxy.name_ingresses(*ports)
         await proxy.start("-sf", str(first.pid), "-x", str(proxy.file.with_name("admin.sock")))
 
         async def is_replaced():
@@ -367,7 +367,7 @@ async def test_photos_do_not_wait_for_ever(proxy, ingress):
 
 
 async def test_before_serve_names_the_application_the_client_is_told_to_wait(tmp_path):
-    async with Proxy(tmp_path, None) as proxy:
+    async with Proxy(tmp_path) as proxy:
         response = await proxy.post()
         assert_problem(response, 503, "unavailable")
         assert response.headers["retry-after"] == "1"
@@ -440,7 +440,7 @@ def test_another_configuration_than_this_rays_is_not_served(tmp_path):
 
 
 def test_clients_come_from_everywhere_and_readers_of_statistics_from_this_node(tmp_path):
-    proxy = Proxy(tmp_path, None)
+    proxy = Proxy(tmp_path)
     # In a container Serve listens on every address, and writes it as that of the statistics.
     proxy.generate(http_options=HTTPOptions(host="0.0.0.0", port=proxy.port))
     adapted = with_our_rules(proxy.file.read_text(), tmp_path)
