@@ -44,8 +44,8 @@ class Kill:
 
     Attributes:
         held: requests on their way when it came.
-        failed: requests that were held, or came after it and were not held at the next kill, and
-            were not answered with 200.
+        failed: requests that were held, or left after it and were not held at the next kill, and
+            were not answered with 200. One that got no connection counts from when it failed.
         silent_s: the longest time without a good answer until the next kill.
         statuses: of those that failed; 0 and 1 for no answer and a lost connection.
     """
@@ -167,11 +167,12 @@ def _judge(
     killed: Sequence[tuple[float, str]],
 ) -> Chaos:  # fmt: skip
     good = outcomes.status == OK
+    came = np.where(outcomes.left_s > 0, outcomes.left_s, outcomes.ended_s)
     ends = [at for at, _ in killed[1:]] + [np.inf]
     kills = []
     for (at, victim), end in zip(killed, ends, strict=True):
         held = _held(outcomes, at)
-        charged = ~good & (((times >= at) & (times < end) & ~_held(outcomes, end)) | held)
+        charged = ~good & (((came >= at) & (came < end) & ~_held(outcomes, end)) | held)
         answered = outcomes.ended_s[good & (outcomes.ended_s > at) & (outcomes.ended_s < end)]
         silent_s = np.diff(np.sort([at, *answered])).max(initial=0.0) if len(answered) else np.inf
         statuses, counts = np.unique(outcomes.status[charged], return_counts=True)

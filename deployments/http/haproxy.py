@@ -56,8 +56,8 @@ _ERRORS = {
 # Less than half of the 30 s that Serve takes to end the HAProxy of a node without replicas. So by
 # then each connection has been used once more, and closed.
 _KEEP_S = 10
-# A node that is cut off: the kernel asks for a sign of life on each connection to an ingress, and ends
-# those that get no acknowledgement for so long. What waits there is sent to another ingress.
+# A node that is cut off: the kernel asks for a sign of life on each connection to an ingress, and
+# ends those that get no acknowledgement for so long. What waits there is sent to another ingress.
 _ASK_S, _CUT_OFF_S = 1, 5
 # In the health check that Serve generates for a node without replicas, or one that Ray drains.
 _DRAINING = "This node is being drained."

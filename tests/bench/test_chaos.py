@@ -9,8 +9,8 @@ from bench.client import LOST, Outcomes
 OK = 200
 
 
-def run(*kills, replicas=1, status=None, answered_after_s=None):
-    """20 s of 100 requests/s that take 0.01 s each; `status` maps ranges of seconds to a status."""
+def run(*kills, replicas=1, status=None, answered_after_s=None, left_at=None):
+    """20 s of 100 requests/s that take 0.01 s each; the mappings are from ranges of seconds."""
     times = np.arange(0, 20, 0.01)
     outcomes = Outcomes(len(times))
     outcomes.left_s[:] = times + 1e-9
@@ -20,6 +20,8 @@ def run(*kills, replicas=1, status=None, answered_after_s=None):
         outcomes.status[(times >= start) & (times < end)] = value
     for (start, end), at in (answered_after_s or {}).items():
         outcomes.ended_s[(times >= start) & (times < end)] = at
+    for (start, end), at in (left_at or {}).items():
+        outcomes.left_s[(times >= start) & (times < end)] = at
     return _judge(replicas, 100, times, outcomes, kills)
 
 
@@ -52,6 +54,16 @@ def test_what_a_kill_held_is_charged_to_it_alone():
     chaos = run(
         (5.0, "Preprocessor"), (10.0, "HAProxy"), replicas=2,
         status={held: LOST}, answered_after_s={held: 10.1},
+    )  # fmt: skip
+    assert [kill.failed for kill in chaos.kills] == [0, 1]
+
+
+@pytest.mark.parametrize("left_at", [10.01, 0.0])
+def test_what_came_too_late_to_leave_before_a_kill_is_charged_to_it_alone(left_at):
+    late = (9.985, 9.995)
+    chaos = run(
+        (5.0, "Preprocessor"), (10.0, "HAProxy"), replicas=2, status={late: LOST},
+        answered_after_s={late: 10.1}, left_at={late: left_at},
     )  # fmt: skip
     assert [kill.failed for kill in chaos.kills] == [0, 1]
 

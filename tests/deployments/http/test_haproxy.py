@@ -176,6 +176,9 @@ async def ingress():
     await ingress.stop()
 
 
+next_ingress = ingress
+
+
 @pytest.fixture
 async def proxy(tmp_path, ingress):
     async with Proxy(tmp_path, ingress.port) as proxy:
@@ -341,10 +344,10 @@ async def test_photos_wait_while_no_ingress_is_up(proxy, ingress):
     assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
 
 
-async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_knows(proxy, ingress):
+async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_knows(
+    proxy, ingress, next_ingress
+):
     waiting = await lose(ingress, proxy)
-    next_ingress = Ingress()
-    await next_ingress.start()
     for ports in ((), (next_ingress.port,)):  # Serve first removes the lost one
         first = proxy.running[-1]
         proxy.name_ingresses(*ports)
@@ -356,7 +359,6 @@ async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_know
         await until(is_replaced)
     assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
     assert len(next_ingress.heads) == len(waiting)
-    await next_ingress.stop()
 
 
 async def test_photos_do_not_wait_for_ever(proxy, ingress):
