@@ -1,6 +1,7 @@
 """`make soak`: mixed traffic for half an hour, and whether anything grows meanwhile.
 
-Small photos arrive as a Poisson process. Beside them, one after the other: large photos, batch
+A short closed loop as fast as it goes has every process take the memory that a peak needs. Then
+small photos arrive as a Poisson process. Beside them, one after the other: large photos, batch
 requests, photos of every format and broken ones, clients that hang up, the page, the contract, the
 metrics. Once a minute it notes the memory and the open files of each process, and the size of the
 logs. It ends with a verdict, a line of JSON, and an exit code of 1 if a promise is broken.
@@ -25,7 +26,7 @@ import numpy as np
 import psutil
 
 from bench import say
-from bench.load import timed_loop
+from bench.load import ClosedLoop, timed_loop
 from bench.servers import Server, machine, process_name
 from launcher.processes import processes
 from samples.photos import every_format, large_photos, small_photos
@@ -35,6 +36,7 @@ MOST_GROWTH = 0.02  # of a process' memory
 MOST_DRIFT = 0.1  # of the p99
 MOST_FILES = 8  # more that a process may have open than after the warm-up
 MOST_LOG_BYTES = 200 * 2**20
+_PEAK_CONNECTIONS, _PEAK_S = 256, 20.0
 _MEASURED = 3  # minutes at either end, of which the median counts
 _SMALLEST_BYTES = 20 * 2**20  # a smaller process may grow by 2% of this
 _OK = 200
@@ -114,6 +116,7 @@ def soak(rate: float, minutes: int) -> Soak:
     """Run a service for so many minutes."""
     small, noted = small_photos(256), []
     with Server() as server, _others(server) as statuses:
+        ClosedLoop(small)(server.url, _PEAK_CONNECTIONS, _PEAK_S)
         for number in range(1, minutes + 1):
             times, outcomes = timed_loop(server.url, small, rate, 60.0)
             good = outcomes.status == _OK
