@@ -65,6 +65,7 @@ class Cluster:
         self.policy = kubernetes.client.PolicyV1Api()
         self.custom = kubernetes.client.CustomObjectsApi()
         self.version = kubernetes.client.VersionApi().get_code()
+        self._env = ""
 
     # What is there
 
@@ -197,7 +198,7 @@ class Cluster:
         """Apply the overlay for CPUs with COMPONENTS.
 
         Args:
-            env: another line of cluster.env; it makes another Ray cluster.
+            env: another line of cluster.env, which stays; it makes another Ray cluster.
             deployments: {name: keys of the Serve config that it gets, merged}.
         """
         config = yaml.safe_load((K8S / RENDERED).read_text(encoding="utf-8"))
@@ -205,7 +206,8 @@ class Cluster:
         named = [{"name": name} | keys for name, keys in deployments.items()]
         serve = merge(serve, {"applications": [{"name": "mlc", "deployments": named}]})
         config["spec"]["serveConfigV2"] = yaml.safe_dump(serve)
-        flags = (K8S / "base/cluster.env").read_text(encoding="utf-8") + env
+        self._env += env
+        flags = (K8S / "base/cluster.env").read_text(encoding="utf-8") + self._env
         if self.operator_version < TOKENS_SINCE:  # it could not talk to its own cluster
             flags = flags.replace("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")
         changes = {RENDERED: yaml.safe_dump(config), "base/cluster.env": flags}
