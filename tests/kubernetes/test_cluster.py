@@ -225,24 +225,22 @@ def test_locust_sends_and_its_page_shows_it(service, note):
     page = "deployment/mlc-locust-master"
     ask = (
         "import json,urllib.request as u,urllib.parse as p\n"
-        "def get(path, **d):\n"
-        " b=p.urlencode(d).encode() or None\n"
-        " return u.urlopen('http://127.0.0.1:8089'+path,b,timeout=9).read()\n"
+        "def get(path, d=None):\n"
+        " return u.urlopen('http://127.0.0.1:8089'+path,d,timeout=9).read()\n"
+        "def post(path, **d): get(path, p.urlencode(d).encode())\n"
     )
 
     def locust(code):
         return kubectl("-n", NAMESPACE, "exec", page, "--", "python", "-c", ask + code)
 
-    locust("get('/swarm', user_count=4, spawn_rate=4)")
-
     def stats():
         return json.loads(locust("print(get('/stats/requests').decode())"))
 
+    until(lambda: len(stats()["workers"]) == 2, "both workers are connected", 60)
+    locust("post('/swarm', user_count=4, spawn_rate=4)")
     until(lambda: sum(s["num_requests"] for s in stats()["stats"]) > 100, "Locust has sent", 120)
-    locust("get('/stop')")
-    found = stats()
-    assert len(found["workers"]) == 2
-    (total,) = [each for each in found["stats"] if each["name"] == "Aggregated"]
+    locust("post('/stop')")
+    (total,) = [each for each in stats()["stats"] if each["name"] == "Aggregated"]
     note("Locust", f"{total['num_failures']} failed of {total['num_requests']}")
     assert total["num_failures"] == 0
 
