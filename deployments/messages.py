@@ -46,7 +46,7 @@ class Photo(NamedTuple):
     request_id: str
 
 
-async def _say_nothing(_number: int) -> None:
+async def _say_nothing(_number: int | None) -> None:
     pass
 
 
@@ -58,15 +58,15 @@ class PhotoGroup(NamedTuple):
             the ingress answers that photo itself.
         harmful: digests of photos that the receiver is to refuse; see `pipeline.quarantine`.
         careful: whether to decode one photo after the other, and to say before each which it is.
-        begins: says so to the sender, with the number of the photo in the group, and returns when
-            that has left the process; never sent.
+        begins: says so to the sender, with the number of the photo in the group, or None when none
+            is decoded any more, and returns when that has left the process; never sent.
     """
 
     photos: Sequence[Photo]
     deadline: Deadline
     harmful: Sequence[bytes] = ()
     careful: bool = False
-    begins: Callable[[int], Awaitable[None]] = _say_nothing
+    begins: Callable[[int | None], Awaitable[None]] = _say_nothing
 
 
 class ImageGroup(NamedTuple):

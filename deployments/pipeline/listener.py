@@ -140,7 +140,7 @@ class Listener:
             return encode_answers(failed(error, photos))
 
 
-async def _begins(connection: Connection, call: int, number: int) -> None:
+async def _begins(connection: Connection, call: int, number: int | None) -> None:
     if not connection.is_closing:
-        connection.send(call, payload=[number.to_bytes(4)])
+        connection.send(call, payload=[] if number is None else [number.to_bytes(4)])
         await connection.flushed()

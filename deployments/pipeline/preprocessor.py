@@ -187,6 +187,8 @@ class Preprocessor:
                 for part in parts:
                     await group.begins(part[0])
                     decoded.append(await decode_part(part))
+                # What takes the replica down later is none of these.
+                await group.begins(None)
         else:
             decoded = await asyncio.gather(*map(decode_part, parts))
         spent_s = time.monotonic() - began

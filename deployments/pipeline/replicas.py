@@ -152,7 +152,10 @@ class Replica:
             self.leaving = True
             return
         if not head:
-            self._begun[call] = int.from_bytes(payload)
+            if payload:
+                self._begun[call] = int.from_bytes(payload)
+            else:
+                self._begun.pop(call, None)
             return
         answers = decode_answers(head, payload)
         future = self._pending.pop(call, None)

@@ -2,9 +2,9 @@
 
 A frame is a fixed header (number of the call, length of the head, length of the payload), a head in
 MessagePack, and a payload of photos, pixels or answers, one after the other. A frame without a head
-says that the photo whose number it holds is about to be decoded. Nothing is unpickled: a head is
-decoded against the types below. Errors of a list keep their kind; others arrive as
-RuntimeError with their text.
+says that the photo whose number it holds is about to be decoded, or, if it holds none, that all are
+decoded. Nothing is unpickled: a head is decoded against the types below. Errors of a list keep their
+kind; others arrive as RuntimeError with their text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlc_core import errors as mlc_errors
 from mlc_core.labels import Choice
 from mlc_core.spec import ImageSize
 
-PROTOCOL = b"MLC\x02"  # the last byte is its version: replicas of another one refuse it
+PROTOCOL = b"MLC\x03"  # the last byte is its version: replicas of another one refuse it
 HEADER = struct.Struct("!QII")  # call, bytes of the head, bytes of the payload
 MAX_HEAD_BYTES, MAX_PAYLOAD_BYTES = 2**20, 2**30
 _MAX_ERROR_CHARACTERS = 2000

@@ -175,7 +175,8 @@ async def test_a_call_whose_replica_is_gone_is_lost_at_once():
             await caller.call(encode_photos, group(b"a"))
 
 
-async def test_a_careful_group_that_is_lost_says_which_photo_had_begun():
+@pytest.mark.parametrize(("said", "begun"), [((0, 1), 1), ((0, 1, 2, None), None)])
+async def test_a_careful_group_that_is_lost_says_which_photo_had_begun(said, begun):
     async with upstream() as (replica, metadata):
         replica.go_on.clear()
         caller = await connected(metadata)
@@ -183,13 +184,15 @@ async def test_a_careful_group_that_is_lost_says_which_photo_had_begun():
         call = asyncio.ensure_future(caller.call(encode_photos, sent))
         await replica.started.wait()
         await replica.group.begins(0)
-        await replica.group.begins(1)
-        await until(lambda: caller._begun == {0: 1})
+        await until(lambda: caller._begun == {0: 0})
+        for number in said:
+            await replica.group.begins(number)
+        await until(lambda: caller._begun == ({} if begun is None else {0: begun}))
         for connection in replica.listener._connections:
             connection._transport.abort()
         with pytest.raises(ReplicaLost) as lost:
             await call
-        assert lost.value.begun == 1
+        assert lost.value.begun == begun
 
 
 async def test_a_listener_that_closes_says_goodbye_and_finishes_what_it_has():
