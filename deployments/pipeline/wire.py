@@ -3,8 +3,8 @@
 A frame is a fixed header (number of the call, length of the head, length of the payload), a head in
 MessagePack, and a payload of photos, pixels or answers, one after the other. A frame without a head
 says that the photo whose number it holds is about to be decoded, or, if it holds none, that all are
-decoded. Nothing is unpickled: a head is decoded against the types below. Errors of a list keep their
-kind; others arrive as RuntimeError with their text.
+decoded. Nothing is unpickled: a head is decoded against the types below. Errors of a list keep
+their kind; others arrive as RuntimeError with their text.
 """
 
 from __future__ import annotations
