@@ -262,6 +262,18 @@ async def test_every_photo_is_judged_alone(classifier):
     assert answers[0] == answers[3]
 
 
+async def test_a_careful_group_says_which_photo_is_decoded_and_when_all_are(classifier):
+    said = []
+
+    async def begins(number):
+        said.append(number)
+
+    preprocessor = Preprocessor([Handle(classifier)], Settings())
+    careful = group(photo(), b"no photo", photo())._replace(careful=True, begins=begins)
+    await preprocessor.preprocess(careful)
+    assert said == [0, 1, 2, None]
+
+
 async def test_a_group_past_its_deadline_is_not_decoded(classifier):
     preprocessor = Preprocessor([Handle(classifier)], Settings())
     answers, trace = await preprocessor.preprocess(group(photo(), photo(), left_s=-1))
