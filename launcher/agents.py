@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from launcher.processes import AGENT_PORTS, RUN, free_ports
 
 _OPTIONS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")  # of the raylet
-_ANY_PORT = ("--grpc-port=0", "--listen-port=0", "--runtime-env-agent-port=0",
-             "--metrics-export-port=0")  # fmt: skip
+_ANY_PORT = re.compile(
+    r"(--(?:grpc-port|listen-port|runtime-env-agent-port|metrics-export-port)=)0(?!\S)"
+)
 
 
 def supervise_agents() -> None:
@@ -31,18 +33,27 @@ def supervise_agents() -> None:
 
     @functools.wraps(start)
     def start_supervised(command: list[str], *args: Any, **kwargs: Any) -> Any:
-        return start([supervised(word) for word in command], *args, **kwargs)
+        return start(supervised(command, free_ports(AGENT_PORTS)), *args, **kwargs)
 
     services.start_ray_process = start_supervised
 
 
-def supervised(word: str) -> str:
-    """A word of the raylet's command; one that names an agent's command runs it by this module."""
-    for option in _OPTIONS:
-        if word.startswith(option):
-            runner = subprocess.list2cmdline([sys.executable, "-m", __name__])
-            return f"{option}{runner} {word.removeprefix(option)}"
-    return word
+def supervised(command: Sequence[str], ports: Iterator[int]) -> list[str]:
+    """A raylet's command that runs its agents by this module, each with ports of its own.
+
+    Ray leaves most ports to the agents. Others on the node learn them once, so an agent that starts
+    again must have them again. Two agents that both looked for free ports could choose the same.
+    """
+    runner = subprocess.list2cmdline([sys.executable, "-m", __name__])
+    words = []
+    for word in command:
+        if word.startswith(_OPTIONS):
+            option, agent = word.split("=", 1)
+            agent = _ANY_PORT.sub(lambda match: f"{match[1]}{next(ports)}", agent)
+            words.append(f"{option}={runner} {agent}")
+        else:
+            words.append(word)
+    return words
 
 
 def run(command: list[str], raylet: int, start: Callable[..., Any] = subprocess.Popen) -> int:
@@ -74,16 +85,5 @@ def run(command: list[str], raylet: int, start: Callable[..., Any] = subprocess.
             return int(status)  # not killed: the raylet must know
 
 
-def with_ports(command: list[str]) -> list[str]:
-    """The command with a port wherever it leaves the choice to the agent.
-
-    Others on the node learn the agent's ports once, so it must have them again.
-    """
-    ports = free_ports(AGENT_PORTS)
-    return [
-        f"{word.removesuffix('0')}{next(ports)}" if word in _ANY_PORT else word for word in command
-    ]
-
-
 if __name__ == "__main__":
-    sys.exit(run(with_ports(sys.argv[1:]), os.getppid()))
+    sys.exit(run(sys.argv[1:], os.getppid()))

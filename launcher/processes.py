@@ -23,8 +23,8 @@ from deployments.settings import PROJECT
 RUN = "MLC_RUN"  # in the environment: the run directory
 # Above the ports that Serve's replicas may take, below those that the kernel gives to clients.
 _FREE_PORTS = range(31_001, 32_400)
-# Ray's agents choose their ports after Serve's are chosen, but before Serve listens on them. So
-# they choose from a range of their own.
+# The ports of Ray's agents are chosen after Serve's, but before Serve listens on those. So they
+# have a range of their own.
 AGENT_PORTS = range(32_400, 32_768)
 
 

@@ -8,7 +8,7 @@ import sys
 import psutil
 from services import wait_until
 
-from launcher.agents import supervised, with_ports
+from launcher.agents import supervised
 
 AGENT = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -62,14 +62,23 @@ def test_a_raylet_that_stops_its_agents_stops_them():
 
 
 def test_only_the_commands_of_agents_are_changed():
-    plain = ["raylet", "--node_ip_address=10.0.0.1", "--python_worker_command=python worker.py"]
-    assert [supervised(word) for word in plain] == plain
-    changed = supervised("--dashboard_agent_command=python agent.py --grpc-port=0")
+    plain = ["raylet", "--node_ip_address=10.0.0.1", "--python_worker_command=w.py --grpc-port=0"]
+    assert supervised(plain, iter(())) == plain
+    (changed,) = supervised(["--dashboard_agent_command=python agent.py"], iter(()))
     assert changed.startswith("--dashboard_agent_command=")
-    assert changed.endswith(" -m launcher.agents python agent.py --grpc-port=0")
+    assert changed.endswith(" -m launcher.agents python agent.py")
 
 
-def test_ports_that_are_left_to_the_agent_are_chosen_once():
-    command = with_ports(["agent.py", "--grpc-port=0", "--listen-port=52365"])
-    assert command[0::2] == ["agent.py", "--listen-port=52365"]
-    assert int(command[1].removeprefix("--grpc-port=")) > 0
+def test_the_ports_that_are_left_to_the_agents_of_a_raylet_are_all_different():
+    dashboard, environments = supervised(
+        [
+            "--dashboard_agent_command=agent.py --grpc-port=0 --listen-port=52365 "
+            "--metrics-export-port=0",
+            "--runtime_env_agent_command=agent.py --runtime-env-agent-port=0 --gcs-address=a:06",
+        ],
+        iter((32_401, 32_402, 32_403)),
+    )
+    assert dashboard.endswith(
+        " agent.py --grpc-port=32401 --listen-port=52365 --metrics-export-port=32402"
+    )
+    assert environments.endswith(" agent.py --runtime-env-agent-port=32403 --gcs-address=a:06")
