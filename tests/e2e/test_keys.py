@@ -1,5 +1,6 @@
 """Keys and rates of a running service with two ingresses, the page with a key, and CORS."""
 
+import math
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from services import PROJECT, Service, wait_until
 from deployments.serve_config import ServeConfig
 from mlc_core.keys import add_key, revoke_key
 
-RATE, SECONDS = 40, 15
+RATE, SECONDS = 40, 10
 ORIGIN = "https://shop.example"
 LATER = datetime.now(UTC) + timedelta(days=1)
 
@@ -125,16 +126,21 @@ def test_a_rate_holds_over_both_ingresses_within_20_percent(keyed, client, keys_
         == {200},
         "both take the key", 10,
     )  # fmt: skip
-    photo, until = jpeg(), time.monotonic() + SECONDS
+    photo = jpeg()
+    began = time.monotonic() + 7  # each has counted the ingresses by then, and no burst is left
 
     def ask(_):
-        statuses = Counter()
+        answers = []
         with httpx.Client(base_url=keyed.url, headers=bearer(key), trust_env=False) as session:
-            while time.monotonic() < until:
-                statuses[session.post(CLASSIFY, content=photo).status_code] += 1
-        return statuses
+            while (at := time.monotonic() - began) < SECONDS:
+                answers.append((math.floor(at), session.post(CLASSIFY, content=photo).status_code))
+                time.sleep(8 / (2 * RATE))
+        return answers
 
     with ThreadPoolExecutor(8) as pool:
-        statuses = sum(pool.map(ask, range(8)), Counter())
-    assert set(statuses) == {200, 429}
-    assert statuses[200] / SECONDS == pytest.approx(RATE, rel=0.2)
+        answers = [each for some in pool.map(ask, range(8)) for each in some if each[0] >= 0]
+    assert {status for _, status in answers} == {200, 429}
+    asked = Counter(second for second, _ in answers)  # a busy machine asks for less
+    allowed = sum(min(RATE, count) for count in asked.values())
+    taken = sum(status == 200 for _, status in answers)
+    assert 0.8 * allowed <= taken <= 1.2 * RATE * SECONDS
