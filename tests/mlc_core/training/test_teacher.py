@@ -39,21 +39,22 @@ def spec(data):
 
 @pytest.fixture(scope="module")
 def teacher(data, spec, tmp_path_factory):
-    """A teacher that was killed after its first epoch and went on, and what it reported."""
+    """A teacher of two networks that was killed after its first epoch and went on; its reports."""
     run = tmp_path_factory.mktemp("teacher")
 
     def kill(line):
         raise Killed(line)
 
-    with pytest.raises(Killed, match=f"teacher, epoch 1/{EPOCHS}"):
-        teach(data, data, spec, EPOCHS, 7, run, kill)
+    with pytest.raises(Killed, match=f"teacher 1, epoch 1/{EPOCHS}"):
+        teach(data, data, spec, 2, EPOCHS, 7, run, kill)
     lines = []
-    return teach(data, data, spec, EPOCHS, 7, run, lines.append), lines, run
+    return teach(data, data, spec, 2, EPOCHS, 7, run, lines.append), lines, run
 
 
 def test_it_learns_and_answers_with_probabilities(teacher, data):
     losses = [float(re.search(r"loss (\S+),", line)[1]) for line in teacher[1][1:]]
-    assert losses[-1] < losses[0]
+    assert losses[EPOCHS - 2] < losses[0]  # of the first network, without its first epoch
+    assert losses[-1] < losses[EPOCHS - 1]
     probabilities = teacher[0](data.images)["color"]
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-3)
@@ -64,16 +65,17 @@ def test_it_learns_and_answers_with_probabilities(teacher, data):
 
 def test_a_killed_teacher_loses_no_finished_epoch(teacher):
     lines = teacher[1]
-    assert lines[0] == "continuing the teacher after epoch 1"
+    assert lines[0] == "continuing teacher 1 after epoch 1"
     assert [line.split(":")[0] for line in lines[1:]] == [
-        f"teacher, epoch {epoch}/{EPOCHS}" for epoch in range(2, EPOCHS + 1)
+        *(f"teacher 1, epoch {epoch}/{EPOCHS}" for epoch in range(2, EPOCHS + 1)),
+        *(f"teacher 2, epoch {epoch}/{EPOCHS}" for epoch in range(1, EPOCHS + 1)),
     ]
 
 
 def test_a_finished_teacher_is_not_trained_again(teacher, data, spec):
     lines = []
-    again = teach(data, data, spec, EPOCHS, 7, teacher[2], lines.append)
-    assert lines == [f"continuing the teacher after epoch {EPOCHS}"]
+    again = teach(data, data, spec, 2, EPOCHS, 7, teacher[2], lines.append)
+    assert lines == [f"continuing teacher {number} after epoch {EPOCHS}" for number in (1, 2)]
     np.testing.assert_array_equal(
         again(data.images[:8])["color"], teacher[0](data.images[:8])["color"]
     )
