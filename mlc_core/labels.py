@@ -28,8 +28,8 @@ class Choice(NamedTuple):
         min_confidence: a head with a lower confidence answers null instead of a label, and its
             best class comes first among the alternatives.
         precision: a head whose labels of this confidence are not right so often answers null in the
-            same way, and so do all heads if the photo is blank or unlike those of the training; 0
-            asks for nothing. Between two precisions of the spec, the higher one counts.
+            same way, and so do all heads if the photo is blank, noise or unlike those of the
+            training; 0 asks for nothing. Between two precisions of the spec, the higher one counts.
         consistent: whether the heads of the hierarchy name a path of the taxonomy, if the model
             has one. If not, each head names its own most probable class.
     """
@@ -44,6 +44,9 @@ _PLAIN = Choice()
 _NEVER = 2.0  # above every confidence
 # Of 38,072 photos of products, the palest spans 41 of 256 levels in one channel.
 _BLANK_LEVELS = 24
+# The least of them is 0.46, between pixels side by side or one above the other. Noise has up to
+# 0.26, photos of it that were larger included.
+_LEAST_CORRELATION = 0.35
 
 
 class Labeller:
@@ -112,8 +115,8 @@ class Labeller:
             probabilities: head -> float32 (N, classes).
             choices: N of them.
             named: what `name` returns for them, if it is known.
-            images: uint8 (N, height_px, width_px, 3); without them, a blank photo gets labels like
-                any other.
+            images: uint8 (N, height_px, width_px, 3); without them, a blank photo and noise
+                get labels like any other.
         """
         named = named or self.name(probabilities, choices)
         rows = np.arange(len(choices))
@@ -128,7 +131,7 @@ class Labeller:
         if any(choice.precision for choice in choices):
             strange = ~self.familiar(probabilities)
             if images is not None:
-                strange |= blank(images)
+                strange |= blank(images) | noise(images)
         answers = []
         for row, choice in enumerate(choices):
             if choice == _PLAIN:
@@ -185,6 +188,19 @@ def blank(images: Images) -> NDArray[np.bool_]:
     found = np.zeros(len(images), bool)
     found[suspects] = _span(pixels[suspects]) <= _BLANK_LEVELS
     return found
+
+
+def noise(images: Images) -> NDArray[np.bool_]:
+    """Whether each image is noise, (N,): neighbouring pixels have little to do with each other.
+
+    Args:
+        images: uint8 (N, height_px, width_px, 3).
+    """
+    pixels = images.astype(np.float32)
+    variance = pixels.var(axis=(1, 2, 3))
+    unlike = [np.square(np.diff(pixels, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
+    # Of unrelated neighbours, the mean square of the difference is twice the variance.
+    return np.asarray((unlike[0] + unlike[1]) / 2 > 2 * (1 - _LEAST_CORRELATION) * variance)
 
 
 def _span(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

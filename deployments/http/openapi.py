@@ -199,11 +199,11 @@ def _parameters() -> dict[str, Any]:
             "name": "precision",
             "in": "query",
             "description": "A head whose labels of this confidence are not right so often answers "
-            "null as its label, and so do all heads if the photo is blank or unlike those that the "
-            "model learned from; 0 asks for nothing. `thresholds` of /v1/model has the confidences "
-            "that this takes. Between two of its precisions, the higher one counts; above the "
-            "highest, every label is null. With a model that has no thresholds, the photo gets "
-            "the problem precision-unknown.",
+            "null as its label, and so do all heads if the photo is blank, noise or unlike those "
+            "that the model learned from; 0 asks for nothing. `thresholds` of /v1/model has the "
+            "confidences that this takes. Between two of its precisions, the higher one counts; "
+            "above the highest, every label is null. With a model that has no thresholds, the "
+            "photo gets the problem precision-unknown.",
             "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
         },
         "consistent": {

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlc_core.labels import Choice, Labeller, blank, entropy
+from mlc_core.labels import Choice, Labeller, blank, entropy, noise
 from mlc_core.spec import ImageSize, Spec
+from samples.garments import draw_garment
 
 SPEC = Spec(
     "shop",
@@ -96,6 +97,20 @@ def test_a_photo_in_doubt_is_promised_nothing_and_keeps_its_labels():
     assert labels(Choice(min_confidence=0.1), doubtful)[1] == ["Grün", "Shirt"]
     (_, second) = Labeller(doubtful).answers(PROBABILITIES, [Choice(precision=0.8)] * 2)
     assert json.loads(second)["labels"]["color"]["alternatives"][0]["label"] == "Grün"
+
+
+def test_noise_is_promised_nothing():
+    rng = np.random.default_rng(0)
+    garment = np.asarray(draw_garment("Tshirts", "Red"))
+    grain = rng.integers(0, 256, garment.shape)
+    images = np.stack([grain, 0.2 * garment + 0.8 * grain, 0.8 * garment + 0.2 * grain])
+    assert noise(images.astype(np.uint8)).tolist() == [True, True, False]
+    (first,) = Labeller(PROMISING).answers(
+        {head: rows[:1] for head, rows in PROBABILITIES.items()},
+        [Choice(precision=0.8)],
+        images=images[:1].astype(np.uint8),
+    )
+    assert {label["label"] for label in json.loads(first)["labels"].values()} == {None}
 
 
 def test_a_blank_photo_is_promised_nothing():
