@@ -14,6 +14,7 @@ from mlc_core.spec import Spec
 _LONG_FIXTURES = {"saved", "trained", "tensorflow"}  # they train, or load TensorFlow
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "e2e" in item.path.parts:  # one after the other: they share services and both cores
