@@ -30,7 +30,7 @@ test-unit: .venv/dev
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# The benches in small, the steps of the images, Ray's nodes in namespaces: minutes each.
+# The benches in small, the steps of the images, roll-outs, Ray's nodes in namespaces: a minute or more each.
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 

@@ -146,6 +146,7 @@ def test_a_service_that_is_not_there_makes_a_broken_run(tmp_path):
     assert "is the service up?" in line["broken"][0]
 
 
+@pytest.mark.slow
 def test_a_roll_out_under_load_tells_both_versions_and_loses_nothing(
     tmp_path, shipped_config, shipped_model
 ):

@@ -118,6 +118,7 @@ def test_a_client_that_leaves_is_in_the_request_log(small_service):
         assert '"problem":"client-left"' in line
 
 
+@pytest.mark.slow
 def test_accepted_photos_wait_for_about_as_long_as_the_limit_says(tmp_path):
     """Three times as many come as the engine can take; without a limit, half would wait for 5 s."""
     config = ServeConfig.read(PROJECT / "serve_config.yaml").with_user_config(

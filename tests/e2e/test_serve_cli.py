@@ -172,6 +172,7 @@ class Shopper:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_models_are_swapped_by_serve_deploy_without_a_lost_request(
     cluster, shipped_config, models, port, tmp_path
 ):
@@ -285,6 +286,7 @@ def test_the_readme_s_cluster_serves_and_stops_as_printed(tmp_path):
     assert (tmp_path / ".ray/auth_token").exists()
 
 
+@pytest.mark.slow
 def test_serve_run_serves(shipped_config, ray_env, port, tmp_path):
     """With the environment that cluster.env sets, and nothing of ours around it."""
     first = free_port()
