@@ -20,6 +20,7 @@ from deployments.http.readiness import Readiness
 from deployments.pipeline.autoscaling import REQUESTS_HELD
 from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.dispatcher import Dispatcher
+from deployments.pipeline.memory import keep_trimming
 from deployments.pipeline.merging import merge_descriptions
 from deployments.pipeline.quarantine import Quarantine
 from deployments.pipeline.wire import encode_photos
@@ -63,6 +64,7 @@ class Ingress:
                 self._disconnects.watch(),
                 self._recorder.export(self._dispatcher.set_gauges),
                 self._request_log.keep_flushing(),
+                keep_trimming(),
                 *([self._access.watch()] if self._access else []),
             )
         ]

@@ -20,6 +20,7 @@ from deployments.messages import PROBE_ID, Answer, GroupAnswers, ImageGroup, Tra
 from deployments.pipeline.autoscaling import PHOTOS_HELD
 from deployments.pipeline.batcher import Batcher, BatchLimits
 from deployments.pipeline.listener import Listener
+from deployments.pipeline.memory import keep_trimming
 from deployments.pipeline.model import Model
 from deployments.pipeline.priority import give_way
 from deployments.pipeline.wire import decode_images
@@ -87,7 +88,11 @@ class Classifier:
         loop = asyncio.get_running_loop()
         self._background = [
             loop.create_task(work, context=contextvars.Context())
-            for work in (self._recorder.export(self._set_gauges), self._keep_retrying())
+            for work in (
+                self._recorder.export(self._set_gauges),
+                self._keep_retrying(),
+                keep_trimming(),
+            )
         ]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

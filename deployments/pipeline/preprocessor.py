@@ -33,6 +33,7 @@ from deployments.pipeline.autoscaling import GROUPS_HELD
 from deployments.pipeline.calls import Target, call, connect
 from deployments.pipeline.lanes import is_large
 from deployments.pipeline.listener import Listener
+from deployments.pipeline.memory import keep_trimming
 from deployments.pipeline.merging import merge_outcomes
 from deployments.pipeline.priority import give_way
 from deployments.pipeline.quarantine import HarmfulPhotos
@@ -93,7 +94,7 @@ class Preprocessor:
         loop = asyncio.get_running_loop()
         self._background = [
             loop.create_task(work, context=contextvars.Context())
-            for work in (self._recorder.export(), self._learn_image_size())
+            for work in (self._recorder.export(), self._learn_image_size(), keep_trimming())
         ]
 
     async def record_replica_metadata(self) -> dict[str, Any]:
