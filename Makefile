@@ -28,7 +28,7 @@ test-unit: .venv/dev
 
 # One worker runs the tests that start services, one the rest.
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # The benches in small, the steps of the images, roll-outs, Ray's nodes in namespaces: a minute or more each.
 test-slow: .venv/dev
