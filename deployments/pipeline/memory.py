@@ -13,8 +13,8 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 async def keep_trimming() -> None:
     """Trim the heap once a minute, until cancelled.
 
-    Photos of many sizes leave holes in it, which glibc keeps: an ingress grew by a tenth in half an
-    hour (docs/LOG.md).
+    Photos of many sizes leave holes in it, which glibc keeps: an ingress grew by 5% in 25
+    minutes (docs/LOG.md).
     """
     while _trim is not None:
         await asyncio.sleep(_EVERY_S)
