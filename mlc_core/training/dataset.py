@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mlc_core.errors import DataSetError, PhotoFault
 from mlc_core.photo import decode
+from mlc_core.sources.files import TABLE, Progress, Read, Unreadable, opened
+from mlc_core.sources.table import Row, Skips, Table
 from mlc_core.spec import COLUMNS, HEADS, ImageSize
-from mlc_core.training.files import TABLE, Read, Unreadable, opened
-from mlc_core.training.table import Row, Skips, Table
 
 # A missing label in tables of the data set, of pandas, of Excel and of databases, in lower case.
 _UNLABELLED = frozenset(
@@ -24,7 +24,6 @@ _UNLABELLED = frozenset(
 )
 _LISTED = 40  # columns, and characters of each, in an error
 _NO_FILE_NAME = re.compile(r"\.\.?|.*[/\\\x00-\x1f].*", re.DOTALL)
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,16 @@ class DataSet:
         """The part at `indices`, in their order."""
         labels = {head: labels[indices] for head, labels in self.labels.items()}
         return DataSet(self.ids[indices], self.images[indices], labels, self.skipped)
+
+    def join(self, other: DataSet) -> DataSet:
+        """These photos, then those of another part of the same data set."""
+        labels = {
+            head: np.concatenate([labels, other.labels[head]])
+            for head, labels in self.labels.items()
+        }
+        ids = np.concatenate([self.ids, other.ids])
+        images = np.concatenate([self.images, other.images])
+        return DataSet(ids, images, labels, self.skipped)
 
 
 def read_dataset(

@@ -203,7 +203,7 @@ def test_what_is_no_data_set_is_refused_by_its_path(tmp_path):
     for path, reason in (
         (tmp_path, "no styles.csv in it"),
         (tmp_path / "note.txt", "neither a directory nor a zip"),
-        (tmp_path / "nothing", "no data set at"),
+        (tmp_path / "nothing", "there is nothing at"),
     ):
         with pytest.raises(DataSetError, match=reason) as refused:
             read_dataset(path, SIZE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -62,11 +62,30 @@ class Table:
             if "".join(fields).strip() or len(fields) > 1
         ]
 
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[object]]) -> Table:
+        """A table of values that are there already, written as a CSV file has them."""
+        table = cls.__new__(cls)
+        table.columns = list(columns)
+        cells = [
+            ["" if value is None else _written(value) for value in each]
+            for each in columns.values()
+        ]
+        table.rows = [
+            table._row(number, list(fields), "")
+            for number, fields in enumerate(zip(*cells, strict=True), 2)
+        ]
+        return table
+
     def _row(self, number: int, fields: list[str], fault: str) -> Row:
         width = len(self.columns)
         filled = [field.strip() for field in fields] + [""] * (width - len(fields))
         cells = dict(zip(self.columns, filled, strict=False))
         return Row(number, cells.get("id", ""), cells, any(filled[width:]), fault)
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Skips:

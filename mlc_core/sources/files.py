@@ -1,4 +1,4 @@
-"""Reads the files of a data set from a directory or a zip file, as people have them."""
+"""Reads files from a directory or a zip file, as people have them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from mlc_core.errors import DataSetError
 
@@ -24,6 +25,7 @@ _BROKEN = (
 )  # fmt: skip
 
 Read = Callable[[str], bytes]
+Progress = Callable[[str], None]  # takes a line for the person who waits
 
 
 class Unreadable(Exception):
@@ -39,6 +41,18 @@ class Unreadable(Exception):
         self.reason, self.advice = reason, advice
 
 
+class Files(NamedTuple):
+    """The files of a directory or a zip.
+
+    Attributes:
+        names: of all files, with "/" between folders.
+        read: reads a file by its name, or raises Unreadable.
+    """
+
+    names: Collection[str]
+    read: Read
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Read]:
     """Yield a function that reads a file of the data set by its name, or raises Unreadable.
@@ -46,22 +60,37 @@ def opened(path: Path) -> Iterator[Read]:
     Raises:
         DataSetError: there is no data set at this path.
     """
+    with files_of(path, _NAME_ONE) as files:
+        inside = _root(path, files.names)
+        yield lambda name: files.read((inside / name).as_posix())
+
+
+@contextmanager
+def files_of(path: Path, advice: str) -> Iterator[Files]:
+    """Yield the files of a directory or a zip.
+
+    Args:
+        advice: what to name instead.
+
+    Raises:
+        DataSetError: there is neither at this path.
+    """
     if path.is_dir():
-        root = path / _root(path, (file.relative_to(path).as_posix() for file in path.rglob(TABLE)))
-        yield lambda name: _read(root / name)
+        found = (file for file in path.rglob("*") if file.is_file())
+        names = [file.relative_to(path).as_posix() for file in found]
+        yield Files(names, lambda name: _read(path / name))
         return
     if not path.exists():
-        raise DataSetError(f"no data set at {path}; {_NAME_ONE}")
+        raise DataSetError(f"there is nothing at {path}; {advice}")
     try:
         archive = zipfile.ZipFile(path)
     except _BROKEN as error:
         raise DataSetError(
-            f"{path} is neither a directory nor a zip file that can be read ({error}); {_NAME_ONE}"
+            f"{path} is neither a directory nor a zip file that can be read ({error}); {advice}"
         ) from error
     with archive:
-        files = {_name(info): info for info in archive.infolist() if not info.is_dir()}
-        inside = _root(path, files)
-        yield lambda name: _unpack(archive, files.get(_composed((inside / name).as_posix())))
+        infos = {_name(info): info for info in archive.infolist() if not info.is_dir()}
+        yield Files(infos, lambda name: _unpack(archive, infos.get(_composed(name))))
 
 
 def _root(path: Path, names: Iterable[str]) -> PurePosixPath:

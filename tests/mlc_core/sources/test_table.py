@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlc_core.training.table import Table
+from mlc_core.sources.table import Table
 
 HEADER = "id,baseColour,productDisplayName\n"
 

@@ -1,0 +1,1 @@
+"""What people have: directories and zips of files, and tables."""
