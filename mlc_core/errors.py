@@ -10,7 +10,8 @@
 
     probabilities ── labels
                        │
-                       └─ PrecisionUnknown: the model promises none
+                       ├─ PrecisionUnknown: the model promises none
+                       └─ EmbeddingUnknown: the model has none
 
     data set ── training ──> artifact ── load ──> engine
        │                        │
@@ -20,8 +21,8 @@
                        │
                        └─ KeysError: missing, wrong, or no such key
 
-The ingress turns PhotoFault and PrecisionUnknown into an HTTP status; the commands turn the others
-into an exit code.
+The ingress turns the faults of photos and of choices into an HTTP status; the commands turn the
+others into an exit code.
 """
 
 
@@ -49,8 +50,16 @@ class PhotoTooCostly(PhotoFault):
     """The photo is within the limits of bytes and pixels, but decoding it would take too long."""
 
 
-class PrecisionUnknown(MlcError):
+class ChoiceRefused(MlcError):
+    """A client asks for what the model in service does not have."""
+
+
+class PrecisionUnknown(ChoiceRefused):
     """A client asks for a precision, and the model has no thresholds."""
+
+
+class EmbeddingUnknown(ChoiceRefused):
+    """A client asks for an embedding, and the model has none."""
 
 
 class ArtifactError(MlcError):

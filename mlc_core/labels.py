@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.engines.engine import Images, Probabilities
-from mlc_core.errors import PrecisionUnknown
-from mlc_core.spec import Spec
+from mlc_core.errors import ChoiceRefused, EmbeddingUnknown, PrecisionUnknown
+from mlc_core.spec import EMBEDDING, Spec
 from mlc_core.taxonomy import Named, Taxonomy
 
 MAX_TOP_K = 20
@@ -38,6 +38,7 @@ class Choice(NamedTuple):
     min_confidence: float = 0.0
     precision: float = 0.0
     consistent: bool = True
+    embedding: bool = False
 
 
 _PLAIN = Choice()
@@ -70,14 +71,20 @@ class Labeller:
             for head, names in self._classes.items()
         }
 
-    def refusal(self, choice: Choice) -> PrecisionUnknown | None:
+    def refusal(self, choice: Choice) -> ChoiceRefused | None:
         """Why the model can't answer such a choice; None if it can."""
-        if not choice.precision or self._spec.thresholds:
-            return None
-        return PrecisionUnknown(
-            f"the model {self._spec.name} {self._spec.version} has no thresholds for a precision; "
-            "leave precision out and send min_confidence, or ask the operator for a newer model"
-        )
+        model = f"the model {self._spec.name} {self._spec.version}"
+        if choice.precision and not self._spec.thresholds:
+            return PrecisionUnknown(
+                f"{model} has no thresholds for a precision; leave precision out and send "
+                "min_confidence, or ask the operator for a newer model"
+            )
+        if choice.embedding and self._spec.embedding is None:
+            return EmbeddingUnknown(
+                f"{model} has no embedding; leave embedding out, or ask the operator for a newer "
+                "model"
+            )
+        return None
 
     def name(self, probabilities: Probabilities, choices: Sequence[Choice]) -> Named:
         """The class that each head names for each photo, sure or not.
@@ -144,7 +151,14 @@ class Labeller:
                     )
                     for head in self._classes
                 ]  # fmt: skip
-            answers.append(f'{{"model":{self._model},"labels":{{{",".join(labels)}}}}}'.encode())
+            vector = ""
+            if choice.embedding and self._spec.embedding is not None:
+                numbers = ",".join([f"{n:.4f}" for n in probabilities[EMBEDDING][row].tolist()])
+                digest = self._spec.embedding.digest
+                vector = f',"embedding":{{"digest":"{digest}","vector":[{numbers}]}}'
+            answers.append(
+                f'{{"model":{self._model},"labels":{{{",".join(labels)}}}{vector}}}'.encode()
+            )
         return answers
 
     def _label(
@@ -232,13 +246,15 @@ def threshold(spec: Spec, head: str, precision: float) -> float:
 
 
 def parse_answer(answer: bytes) -> dict[str, Any]:
-    """The fields of an answer: `model` and `labels`."""
+    """The fields of an answer: `model`, `labels`, and `embedding` if it was chosen."""
     fields: dict[str, Any] = json.loads(answer)
     return fields
 
 
 def merge_answers(answers: Sequence[bytes]) -> bytes:
     """One answer with the labels of several models, for a photo that several models classified.
+
+    Its embedding is that of the first model.
 
     Raises:
         ValueError: two of them name the same head.
@@ -248,6 +264,8 @@ def merge_answers(answers: Sequence[bytes]) -> bytes:
         "model": join_identities([each["model"] for each in fields]),
         "labels": join_heads([each["labels"] for each in fields]),
     }
+    if "embedding" in fields[0]:
+        merged["embedding"] = fields[0]["embedding"]
     return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
 
 

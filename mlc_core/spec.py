@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,8 @@ COLUMNS = {
     "category": "articleType",
 }
 HEADS = tuple(COLUMNS)
+# The network's output beside the heads: float32 (N, dimensions), each row of length 1.
+EMBEDDING = "embedding"
 # The heads whose labels are one path, from the general class to the special one.
 HIERARCHY = ("master_category", "sub_category", "category")
 
@@ -43,10 +45,26 @@ DEFAULT_IMAGE_SIZE = ImageSize(height_px=80, width_px=60)
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What the network says of a photo beside its labels: a vector, near those of similar photos.
+
+    Attributes:
+        digest: SHA-256 of the network's weights. Only embeddings of one network can be compared.
+    """
+
+    dimensions: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.dimensions < 2:
+            raise ArtifactError(f"an embedding needs two or more dimensions, not {self.dimensions}")
+
+
+@dataclass(frozen=True)
 class Spec:
     """A model's contract.
 
-    Artifacts of older versions lack temperatures, taxonomy and thresholds.
+    Artifacts of older versions lack temperatures, taxonomy, thresholds and an embedding.
 
     Attributes:
         heads: head name -> its classes, in the order of the network's output.
@@ -69,6 +87,7 @@ class Spec:
     taxonomy: tuple[tuple[str, ...], ...] = ()
     thresholds: Mapping[str, Mapping[float, float | None]] = field(default_factory=dict)
     max_entropy: float | None = None
+    embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         if not self.heads:
@@ -93,6 +112,14 @@ class Spec:
                 raise ArtifactError(
                     f"no head {head!r}, which has the temperature or thresholds {values}"
                 )
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The network's outputs: each head and, if it has one, the embedding -> columns."""
+        columns = {head: len(classes) for head, classes in self.heads.items()}
+        return (
+            columns if self.embedding is None else columns | {EMBEDDING: self.embedding.dimensions}
+        )
 
     @property
     def hierarchy(self) -> tuple[str, ...]:
@@ -124,6 +151,8 @@ class Spec:
             "image": {"height_px": self.image.height_px, "width_px": self.image.width_px},
             "heads": {head: list(classes) for head, classes in self.heads.items()},
         }
+        if self.embedding is not None:
+            fields["embedding"] = asdict(self.embedding)
         if self.temperatures:
             fields["temperatures"] = dict(self.temperatures)
         if self.thresholds:
@@ -159,6 +188,11 @@ class Spec:
                 max_entropy=None
                 if fields.get("max_entropy") is None
                 else float(fields["max_entropy"]),
+                embedding=Embedding(
+                    int(fields["embedding"]["dimensions"]), str(fields["embedding"]["digest"])
+                )
+                if fields.get("embedding")
+                else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"spec.json is not a model spec: {error!r}") from error

@@ -59,7 +59,7 @@ def one_head_models(shipped_model, tmp_path_factory) -> dict[str, Path]:
         for network in ("model.onnx", "model.int8.onnx"):
             source, part = shipped_model / network, model / network
             onnx.utils.extract_model(source, part, ["images"], [head])
-        spec = replace(whole.part([head]), name=head, version="1")
+        spec = replace(whole.part([head]), name=head, version="1", embedding=None)
         (model / "spec.json").write_text(spec.to_json())
         measured = metrics | {"heads": {head: metrics["heads"][head]}}
         (model / "metrics.json").write_text(json.dumps(measured))
@@ -73,7 +73,7 @@ def unpromising_model(shipped_model, tmp_path_factory) -> Path:
     model = tmp_path_factory.mktemp("unpromising") / "fashion" / "0"
     shutil.copytree(shipped_model, model)
     spec = Spec.from_json((model / "spec.json").read_text())
-    plain = Spec(spec.name, "0", spec.image, spec.heads)
+    plain = Spec(spec.name, "0", spec.image, spec.heads, embedding=spec.embedding)
     (model / "spec.json").write_text(plain.to_json())
     _sign(model)
     return model

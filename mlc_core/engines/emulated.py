@@ -7,13 +7,13 @@ import time
 import numpy as np
 
 from mlc_core.engines.engine import Images, Probabilities
-from mlc_core.spec import Spec
+from mlc_core.spec import EMBEDDING, Spec
 
 
 class Emulated:
     """Sleeps for the configured time and uses no CPU.
 
-    Its labels mean nothing. They follow from the pixels: equal images always get equal labels.
+    Its labels and embeddings mean nothing. They follow from the pixels: equal images get the same.
 
     Args:
         batch_s: seconds that any batch takes.
@@ -31,5 +31,14 @@ class Emulated:
             rows = np.full((len(images), len(classes)), 0.1 / len(classes), np.float32)
             rows[np.arange(len(images)), digests % len(classes)] += 0.9
             probabilities[head] = rows
+        if self._spec.embedding is not None:
+            vectors = np.stack(
+                [
+                    np.random.default_rng(digest).standard_normal(self._spec.embedding.dimensions)
+                    for digest in digests.tolist()
+                ]
+            )
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            probabilities[EMBEDDING] = vectors.astype(np.float32)
         time.sleep(max(0.0, until - time.perf_counter()))
         return probabilities

@@ -14,7 +14,8 @@ EngineName = Literal["onnxruntime", "tensorflow", "emulated"]
 Precision = Literal["float32", "int8", "bfloat16"]
 
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
-Probabilities = dict[str, NDArray[np.float32]]  # head -> (N, classes), each row sums to 1
+# Head -> (N, classes), each row sums to 1; and EMBEDDING -> (N, dimensions) if the model has one.
+Probabilities = dict[str, NDArray[np.float32]]
 
 
 class Engine(Protocol):
@@ -25,18 +26,17 @@ class Engine(Protocol):
         ...
 
 
-def check_heads(engine: Engine, spec: Spec) -> None:
-    """Infer one image and compare the heads with the spec.
+def check_outputs(engine: Engine, spec: Spec) -> None:
+    """Infer one image and compare the outputs with the spec.
 
     Raises:
-        ArtifactError: the network does not take such an image, or has other heads.
+        ArtifactError: the network does not take such an image, or has other outputs.
     """
     image = np.full((1, spec.image.height_px, spec.image.width_px, 3), 255, np.uint8)
     try:
         probabilities = engine.infer(image)
     except Exception as error:  # each runtime has errors of its own
         raise ArtifactError(f"the network does not take {spec.image} images: {error}") from error
-    found = {head: rows.shape[1] for head, rows in probabilities.items()}
-    stated = {head: len(classes) for head, classes in spec.heads.items()}
-    if found != stated:
-        raise ArtifactError(f"the network has heads {found}, its spec.json says {stated}")
+    found = {output: rows.shape[1] for output, rows in probabilities.items()}
+    if found != spec.outputs:
+        raise ArtifactError(f"the network has outputs {found}, its spec.json says {spec.outputs}")

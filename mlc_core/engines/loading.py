@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc_core.artifact import Artifact
-from mlc_core.engines.engine import Engine, EngineName, Precision, check_heads
+from mlc_core.engines.engine import Engine, EngineName, Precision, check_outputs
 from mlc_core.errors import ArtifactError
 
 
@@ -14,7 +14,7 @@ def load_engine(
     precision: Precision = "float32",
     emulated_s: tuple[float, float] = (0.0, 0.0),
 ) -> Engine:
-    """Load the artifact's network and check that its heads are what the spec says.
+    """Load the artifact's network and check that its outputs are what the spec says.
 
     Args:
         threads: threads that one inference may use; 0 leaves it to the engine.
@@ -51,5 +51,5 @@ def load_engine(
             f"no engine {name!r} in {precision!r}; there are onnxruntime in float32 and int8, "
             "tensorflow in float32 and bfloat16, emulated in any"
         )
-    check_heads(engine, artifact.spec)
+    check_outputs(engine, artifact.spec)
     return engine

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlc_core.sources.files import Progress
 from mlc_core.training.augmentation import augment_view
-from mlc_core.training.dataset import Progress
 from mlc_core.training.evaluation import Infer, infer_all
 
 _BLOCK = 4096  # photos varied at a time

@@ -13,7 +13,7 @@ import keras
 from keras import layers
 
 from mlc_core.errors import MlcError
-from mlc_core.spec import Spec
+from mlc_core.spec import HIERARCHY, Spec
 
 
 class MultiHeadNetwork:
@@ -136,6 +136,29 @@ class MultiHeadNetwork:
         hidden = layers.Activation("relu", name=f"{head}_relu")(hidden)
         hidden = layers.Dropout(dropout, name=f"{head}_dropout")(hidden)
         return layers.Dense(classes, activation="softmax", dtype="float32", name=head)(hidden)
+
+
+def features_of(network: Any, spec: Spec) -> Any:
+    """What a built network knows of a photo, for an embedding: (N, features).
+
+    The hidden layer of each branch but the most general, which the others imply, and pools of the
+    last two stages, which tell more of texture and colour; each scaled to length 1, the pools to 2.
+    """
+    heads = [head for head in spec.heads if head != HIERARCHY[0]] or list(spec.heads)
+    early, late = (
+        network.get_layer(f"stage_{number}_sum_{residuals}").output
+        for number, residuals in list(enumerate(MultiHeadNetwork.RESIDUALS, start=1))[-2:]
+    )
+    pools = layers.Concatenate()(
+        [
+            layers.GlobalAveragePooling2D()(early),
+            layers.GlobalMaxPooling2D()(early),
+            layers.GlobalAveragePooling2D()(late),
+        ]
+    )
+    parts = [network.get_layer(f"{head}_relu").output for head in heads]
+    units = [layers.UnitNormalization()(part) for part in (*parts, pools)]
+    return layers.Concatenate(name="features")([*units[:-1], layers.Rescaling(2.0)(units[-1])])
 
 
 def multiply_adds(model: Any) -> int:

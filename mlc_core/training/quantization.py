@@ -31,6 +31,7 @@ from mlc_core.errors import ArtifactError
 from mlc_core.training.dataset import DataSet
 from mlc_core.training.evaluation import LARGER_PX, accuracies, cross_entropy, measure
 from mlc_core.training.export import save_int8
+from mlc_core.training.similarity import measure_similarity
 
 MAX_LOSS = 0.003  # of accuracy, in any head, on the validation split
 # How the ranges of activations may be set, each with a number of calibration photos. The percentile
@@ -61,7 +62,7 @@ def add_int8_network(
     Raises:
         ArtifactError: a head would lose more than MAX_LOSS; the artifact stays as it was saved.
     """
-    spec = artifact.spec
+    spec, catalogue = artifact.spec, train.join(validation)
     networks = {ranges: quantize(artifact.onnx_path, train.images, ranges) for ranges in _RANGES}
     with tempfile.TemporaryDirectory() as folder:
         engines = {}
@@ -75,10 +76,13 @@ def add_int8_network(
         exact = OnnxRuntime(artifact.onnx_path, threads=0).infer
         refuse_loss(accuracies(exact, validation, spec), accuracies(infer, validation, spec))
         measured = measure(infer, test, spec, larger_px=larger_px[:1])
+        similarity = measure_similarity(infer, test, catalogue, spec) if spec.embedding else None
     for numbers in measured["heads"].values():
         for key in ("classes", "per_class", "confusions"):  # as in float32, but for a few photos
             del numbers[key]
     kept = {key: measured[key] for key in ("heads", "hierarchy", "larger_photos")}
+    if similarity is not None:
+        kept["similarity"] = similarity
     int8 = {"ranges": ranges, "validation_cross_entropy": losses} | kept
     return save_int8(artifact, networks[ranges], {**artifact.metrics, "int8": int8})
 

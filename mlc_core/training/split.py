@@ -88,6 +88,11 @@ def twin_pairs(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np
     return np.concatenate(first), np.concatenate(second)
 
 
+def are_twins(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the pictures of two hashes are twins, pair by pair, (N,)."""
+    return _distance(one, other) <= TWIN_BITS
+
+
 def _distance(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint16]:
     distance: NDArray[np.uint16] = np.bitwise_count(one[..., 0] ^ other[..., 0]).astype(np.uint16)
     for word in range(1, one.shape[-1]):

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.errors import MlcError
+from mlc_core.sources.files import Progress
 from mlc_core.spec import Spec
-from mlc_core.training.dataset import DataSet, Progress
+from mlc_core.training.dataset import DataSet
 from mlc_core.training.evaluation import Infer, accuracies
 
 try:

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.errors import DataSetError, MlcError
+from mlc_core.sources.files import Progress
 from mlc_core.spec import Spec
 from mlc_core.training.augmentation import augment, jitter
-from mlc_core.training.dataset import DataSet, Progress
+from mlc_core.training.dataset import DataSet
 from mlc_core.training.distillation import SoftTargets
 from mlc_core.training.evaluation import Infer, accuracies
 from mlc_core.training.network import MultiHeadNetwork

@@ -14,9 +14,10 @@ import numpy as np
 
 from mlc_core.artifact import Artifact
 from mlc_core.errors import ArtifactError, DataSetError
+from mlc_core.sources.files import Progress
 from mlc_core.spec import HEADS, ImageSize, Spec
 from mlc_core.training.calibration import calibrate, confidences
-from mlc_core.training.dataset import DataSet, Progress, read_dataset
+from mlc_core.training.dataset import DataSet, read_dataset
 from mlc_core.training.evaluation import (
     LARGER_PX,
     Infer,
@@ -28,7 +29,10 @@ from mlc_core.training.evaluation import (
 )
 from mlc_core.training.export import save_artifact
 from mlc_core.training.report import write_report
+from mlc_core.training.similarity import measure_similarity
 from mlc_core.training.split import TWIN_BITS, Split, split_by_picture
+
+_QUERIES_OF = 6  # photos of a set, one is searched by
 
 
 def train_from_source(
@@ -100,16 +104,20 @@ def export_trained(
         training: mlc_core.training.trainer.Training.
         recipe: mlc_core.training.trainer.Recipe.
     """
+    from mlc_core.training.embedding import add_embedding  # noqa: PLC0415
     from mlc_core.training.network import multiply_adds  # noqa: PLC0415
 
     train, validation = data.take(split.train), data.take(split.validation)
+    catalogue = train.join(validation)
+    epochs = training.history
+    network = add_embedding(training.model, catalogue, spec, recipe.seed, report)
     report(f"calibrating on {len(validation)} photos")
-    network, epochs = training.model, training.history
     spec = calibrate(network, spec, train, validation)
     report(f"measuring on {len(split.test)} photos")
     test = data.take(split.test)
     metrics = {
         **measure(network.predict_on_batch, test, spec, larger_px=larger_px),
+        "similarity": measure_similarity(network.predict_on_batch, test, catalogue, spec),
         "network": {
             "multiply_adds": multiply_adds(network),
             "parameters": network.count_params(),
@@ -129,8 +137,7 @@ def export_trained(
             "spent_s": round(sum(epoch["spent_s"] for epoch in epochs)),
         },
     }
-    seen = data.ids[np.concatenate([split.train, split.validation])].tolist()
-    saved = save_artifact(network, spec, metrics, artifact, training_ids=seen)
+    saved = save_artifact(network, spec, metrics, artifact, training_ids=catalogue.ids.tolist())
     return _with_int8(saved, data, split, report, larger_px)
 
 
@@ -209,6 +216,10 @@ def evaluate_artifact(
             report(f"{head}: the model lacks these classes, their photos count as wrong: {counted}")
     # Photos of other sets are measured as they are, whatever their size.
     measured = measure(infer, unseen, spec, larger_px=LARGER_PX if known else ())
+    if artifact.spec.embedding is not None:
+        queries, catalogue = _as_catalogue(data, unseen, known)
+        report(f"searching {len(catalogue)} photos for {len(queries)}")
+        measured["similarity"] = measure_similarity(infer, queries, catalogue, spec)
     probabilities = infer_all(infer, unseen.images)
     named = name_all(probabilities, spec)
     confidence = confidences(probabilities, named)
@@ -236,6 +247,19 @@ def evaluate_artifact(
         },
         **measured,
     }
+
+
+def _as_catalogue(data: DataSet, unseen: DataSet, known: bool) -> tuple[DataSet, DataSet]:
+    """Photos to search by, and those to search among.
+
+    On the data set of the training, the unseen ones are searched by. Elsewhere they are both, and
+    a random sixth of them is searched by.
+    """
+    if known:
+        return unseen, data.take(np.flatnonzero(~np.isin(data.ids, unseen.ids)))
+    order = np.random.default_rng(0).permutation(len(unseen))
+    queries = -(-len(order) // _QUERIES_OF)
+    return unseen.take(np.sort(order[:queries])), unseen.take(np.sort(order[queries:]))
 
 
 def _unseen(

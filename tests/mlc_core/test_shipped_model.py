@@ -29,7 +29,10 @@ def classify(shipped):
 
     def labels(photo):
         probabilities = engine.infer(decode(photo, shipped.spec.image)[None])
-        return {head: shipped.spec.heads[head][p[0].argmax()] for head, p in probabilities.items()}
+        return {
+            head: classes[probabilities[head][0].argmax()]
+            for head, classes in shipped.spec.heads.items()
+        }
 
     return labels
 

@@ -13,6 +13,7 @@ from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
 from mlc_core.errors import ArtifactError
 from mlc_core.photo import decode
+from mlc_core.spec import EMBEDDING
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,9 @@ def tensorflow(artifact):
 
 def test_both_engines_answer_the_same(onnx, tensorflow, images, artifact):
     one, other = onnx.infer(images), tensorflow.infer(images)
-    assert set(one) == set(other) == set(artifact.spec.heads)
-    for head, classes in artifact.spec.heads.items():
-        assert one[head].shape == other[head].shape == (64, len(classes))
+    assert set(one) == set(other) == {*artifact.spec.heads, EMBEDDING}
+    for head, columns in artifact.spec.outputs.items():
+        assert one[head].shape == other[head].shape == (64, columns)
         assert one[head].dtype == other[head].dtype == np.float32
         np.testing.assert_allclose(one[head], other[head], atol=1e-4)
 
@@ -77,8 +78,10 @@ def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine, images, requ
 @pytest.mark.parametrize(
     "engine", ["onnx", pytest.param("tensorflow", marks=pytest.mark.long), "emulated"]
 )
-def test_probabilities_sum_to_one(engine, images, request):
-    for rows in request.getfixturevalue(engine).infer(images).values():
+def test_probabilities_sum_to_one_and_embeddings_have_length_one(engine, images, request):
+    answer = request.getfixturevalue(engine).infer(images)
+    np.testing.assert_allclose(np.linalg.norm(answer.pop(EMBEDDING), axis=1), 1, atol=1e-4)
+    for rows in answer.values():
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-4)
 
 

@@ -76,7 +76,7 @@ def test_the_ids_of_the_training_are_saved_and_stay_when_int8_is_added(spec, tmp
 def test_a_network_of_other_classes_is_not_saved(spec, tmp_path):
     model = MultiHeadNetwork(spec).build_model()
     other = Spec("tiny", "4", spec.image, {**spec.heads, "color": ("Black", "Red")})
-    with pytest.raises(ArtifactError, match="network has heads"):
+    with pytest.raises(ArtifactError, match="network has outputs"):
         save_artifact(model, other, {}, tmp_path / "4")
     assert list(tmp_path.iterdir()) == []
 
