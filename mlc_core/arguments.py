@@ -191,7 +191,8 @@ def _keys(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how long it is valid, default %(default)s",
     )
-    listing = actions.add_parser("list", help="print names, rates and expiries")
+    add.add_argument("--writes", action="store_true", help="it may change the catalogue too")
+    listing = actions.add_parser("list", help="print names, rates, expiries and which may write")
     revoke = actions.add_parser("revoke", help="remove a key; services follow within seconds")
     revoke.add_argument("name", metavar="NAME")
     for action in (add, listing, revoke):
@@ -200,11 +201,47 @@ def _keys(command: argparse.ArgumentParser) -> None:
         )
 
 
+_INDEX = "the catalogue: a directory, or the URL of a PostgreSQL database"
+
+
+def _index(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=Path,
+        help="directory or zip of photos, with a table or without, or a table: CSV, TSV or Parquet "
+        "with a column id, one named path, photo, image or file, and attributes",
+    )
+    command.add_argument("index", metavar="INDEX", help=_INDEX)
+    _model(command)
+    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
+
+
+def _similar(command: argparse.ArgumentParser) -> None:
+    command.add_argument("index", metavar="INDEX", help=_INDEX)
+    command.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
+    command.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="F",
+        help="what the products must fulfil, as category=Tshirts or 'price<50'; may be repeated",
+    )
+    command.add_argument(
+        "-k", type=_whole(1, 100), default=10, help="products, default %(default)s"
+    )
+    command.add_argument("--json", action="store_true", help="print one line of JSON per photo")
+    _model(command)
+    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
+
+
 _COMMANDS = {
     "classify": ("print the labels of photos", _classify),
     "train": ("train a model on a Fashion Product Images data set", _train),
     "evaluate": ("measure a model on photos that it was not trained on", _evaluate),
     "quantize": ("add an int8 network to a model", _quantize),
+    "index": ("embed and name a shop's products, for searches by photo", _index),
+    "similar": ("print the products that look like a photo", _similar),
     "keys": ("add, list and revoke the API keys of a service", _keys),
 }
 

@@ -42,11 +42,18 @@ from mlc_core.errors import ArtifactError, MlcError, PhotoFault
 from mlc_core.keys import add_key, read_keys, revoke_key
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import FORMATS, decode
-from mlc_core.spec import DEFAULT_IMAGE_SIZE, ImageSize
+from mlc_core.spec import DEFAULT_IMAGE_SIZE, EMBEDDING, ImageSize
 
 _BATCH = 32
 _RAW = "mlc-raw"  # how to write what the encoding of the output lacks
 _CELL = 22  # characters of a table's column
+_INTERVAL = "{value:6.2%} ({low:.1%}–{high:.1%})"
+_SIMILARITY = {
+    "of the ten most similar photos, have the same {}": "same",
+    "nearest to its variant {}, the photo itself": "found",
+    "nearest to its variant {}, the photo itself or a twin": "found_or_twin",
+    "nearest to its variant {} among 6,000, the photo itself": "found_among_6000",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +91,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "quantize": _quantize,
+        "index": _index,
+        "similar": _similar,
         "keys": _keys,
     }
     options = parser(commands).parse_args(arguments)
@@ -109,9 +118,7 @@ def _raw(error: Any) -> tuple[bytes, int]:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    artifact = load_artifact(options.model)
-    precision: Precision = "int8" if artifact.int8_path.exists() else "float32"
-    engine = load_engine("onnxruntime", artifact, precision=options.precision or precision)
+    artifact, engine = _served(options)
     photos: list[Path] = []
     failed = classified = 0
     for name in options.photos:
@@ -140,6 +147,63 @@ def _classify(options: argparse.Namespace) -> int:
     if not failed:
         return OK
     return SOME_FAILED if classified else ALL_FAILED
+
+
+def _served(options: argparse.Namespace) -> tuple[Artifact, Engine]:
+    """The model of the options, in the precision of the service."""
+    artifact = load_artifact(options.model)
+    precision: Precision = "int8" if artifact.int8_path.exists() else "float32"
+    return artifact, load_engine("onnxruntime", artifact, precision=options.precision or precision)
+
+
+def _index(options: argparse.Namespace) -> int:
+    from mlc_core.catalog.indexing import index_source  # noqa: PLC0415
+
+    artifact, engine = _served(options)
+    done = index_source(options.source, options.index, artifact, engine, _report)
+    print(
+        f"{options.index}: {done.added} added or changed, {done.unchanged} unchanged, "
+        f"{done.skipped} skipped, {done.elsewhere} of other sources"
+    )
+    return SOME_FAILED if done.skipped else OK
+
+
+def _similar(options: argparse.Namespace) -> int:
+    from mlc_core.catalog.filters import parse_filter  # noqa: PLC0415
+    from mlc_core.catalog.opening import found, open_catalog  # noqa: PLC0415
+
+    filters = [parse_filter(text) for text in options.filter]
+    artifact, engine = _served(options)
+    embedding = artifact.spec.embedding
+    if embedding is None:
+        raise ArtifactError(f"{artifact.path} has no embedding; name a newer model")
+    if embedding not in found(options.index):
+        raise MlcError(
+            f"{options.index} has no products that {artifact.path} embedded; index them with "
+            "`mlc index`"
+        )
+    catalog = open_catalog(options.index, embedding)
+    failed = 0
+    for photo in options.photos:
+        image = _opened(photo, artifact.spec.image)
+        if isinstance(image, Exception):
+            failed += 1
+            _report(f"mlc: {photo}: {_reason(image)}")
+            continue
+        (vector,) = engine.infer(image[None])[EMBEDDING]
+        hits = [
+            hit._replace(similarity=round(hit.similarity, 4))
+            for hit in catalog.search(vector, options.k, filters)
+        ]
+        if not hits:
+            _report(f"mlc: {photo}: no product passes the filters")
+        if options.json:
+            print(json.dumps({"photo": str(photo), "products": [hit._asdict() for hit in hits]}))
+            continue
+        for rank, hit in enumerate(hits):
+            known = [*hit.labels.values(), *(f"{n}={v}" for n, v in hit.attributes.items())]
+            _print_row("" if rank else str(photo), [hit.id, f"{hit.similarity:.3f}", *known], 20)
+    return OK if not failed else SOME_FAILED if failed < len(options.photos) else ALL_FAILED
 
 
 def _photos(name: str) -> list[Path]:
@@ -238,7 +302,7 @@ def _keys(options: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     if options.action == "add":
         expires = now + timedelta(days=options.days)
-        key = add_key(options.file, options.name, options.rate, expires)
+        key = add_key(options.file, options.name, options.rate, expires, writes=options.writes)
         print(key)
         _report(
             f"Keep it now: {options.file} has only its hash. It is valid to {expires:%Y-%m-%d}."
@@ -249,10 +313,14 @@ def _keys(options: argparse.Namespace) -> int:
     else:
         keys = read_keys(options.file)
         width = max([len("name"), *(len(each.name) for each in keys)])
-        _print_row("name", ["photos/s", "expires"], width)
+        _print_row("name", ["photos/s", "expires", ""], width)
         for each in keys:
             expired = "  expired" if each.expires <= now else ""
-            cells = [f"{each.photos_per_s:g}", f"{each.expires:%Y-%m-%d %H:%M %Z}{expired}"]
+            cells = [
+                f"{each.photos_per_s:g}",
+                f"{each.expires:%Y-%m-%d %H:%M %Z}{expired}",
+                "writes" if each.writes else "",
+            ]
             _print_row(each.name, cells, width)
     return OK
 
@@ -262,9 +330,13 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
     measures = ("accuracy", "top_3_accuracy", "macro_f1")
     _print_row("head", [*measures, "  ".join(larger)], 16)
     for head, numbers in metrics["heads"].items():
-        cells = ["{value:6.2%} ({low:.1%}–{high:.1%})".format(**numbers[each]) for each in measures]
+        cells = [_INTERVAL.format(**numbers[each]) for each in measures]
         at_larger = [f"{each[head]:6.2%}".ljust(len(title)) for title, each in larger.items()]
         _print_row(head, [*cells, "  ".join(at_larger)], 16)
+    similarity = metrics.get("similarity", {})
+    for title, measured in _SIMILARITY.items():
+        for name, numbers in similarity.get(measured, {}).items():
+            print(f"{title.format(name)}: {_INTERVAL.format(**numbers)}")
 
 
 def _print_row(name: str, cells: Sequence[str], width: int) -> None:

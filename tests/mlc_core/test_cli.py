@@ -169,7 +169,7 @@ def test_tensorflow_writes_nothing_when_it_is_imported(tmp_path):
     )
     reading, refused = done.stderr.splitlines()
     assert reading == f"reading {tmp_path / 'none'}"
-    assert refused.startswith("mlc: no data set at")
+    assert refused.startswith("mlc: there is nothing at")
 
 
 def test_what_a_failed_import_wrote_is_shown(capfd):

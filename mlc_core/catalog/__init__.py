@@ -1,0 +1,1 @@
+"""A shop's own products: their embeddings, labels and attributes, and the search among them."""
