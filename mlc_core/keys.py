@@ -35,12 +35,14 @@ class Key(NamedTuple):
         sha256: hash of the key, 32 bytes.
         photos_per_s: the client's rate.
         expires: when it stops being valid, with a time zone.
+        writes: whether it may change the catalogue.
     """
 
     name: str
     sha256: bytes
     photos_per_s: float
     expires: datetime
+    writes: bool = False
 
 
 def hash_of(key: bytes) -> bytes:
@@ -81,7 +83,9 @@ def read_keys(file: Path) -> list[Key]:
     return keys
 
 
-def add_key(file: Path, name: str, photos_per_s: float, expires: datetime) -> str:
+def add_key(
+    file: Path, name: str, photos_per_s: float, expires: datetime, *, writes: bool = False
+) -> str:
     """Add a new key to a file, which is created if it is missing.
 
     Returns:
@@ -92,7 +96,7 @@ def add_key(file: Path, name: str, photos_per_s: float, expires: datetime) -> st
     """
     plain = f"mlc_{secrets.token_urlsafe(32)}"
     try:
-        key = _parse(_fields(Key(name, hash_of(plain.encode()), photos_per_s, expires)))
+        key = _parse(_fields(Key(name, hash_of(plain.encode()), photos_per_s, expires, writes)))
     except ValueError as error:
         raise KeysError(str(error)) from error
     with _locked(file):
@@ -125,8 +129,11 @@ def revoke_key(file: Path, name: str) -> None:
 
 def _parse(entry: Any) -> Key:
     """Raise ValueError if the entry is wrong."""
-    if not isinstance(entry, dict) or set(entry) != {"name", "sha256", "photos_per_s", "expires"}:
-        raise ValueError("expected an object with name, sha256, photos_per_s and expires")
+    needed = {"name", "sha256", "photos_per_s", "expires"}
+    if not isinstance(entry, dict) or set(entry) - {"writes"} != needed:
+        raise ValueError(
+            "expected an object with name, sha256, photos_per_s, expires and perhaps writes"
+        )
     name, sha256, rate, expires = (
         entry[field] for field in ("name", "sha256", "photos_per_s", "expires")
     )
@@ -146,7 +153,10 @@ def _parse(entry: Any) -> Key:
         raise ValueError(
             f"expires = {expires!r}: expected a time with its zone, as 2027-01-31T00:00:00+00:00"
         )
-    return Key(name, bytes.fromhex(sha256), float(rate), until)
+    writes = entry.get("writes", False)
+    if not isinstance(writes, bool):
+        raise ValueError(f"writes = {writes!r}: expected true or false")
+    return Key(name, bytes.fromhex(sha256), float(rate), until, writes)
 
 
 def _fields(key: Key) -> dict[str, Any]:
