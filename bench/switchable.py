@@ -52,7 +52,7 @@ class SwitchablePreprocessor(Preprocessor):
 
 class SwitchableIngress(Ingress):
     def __init__(self, preprocessor: Any, classifiers: Sequence[Any], settings: Settings) -> None:
-        super().__init__(preprocessor, classifiers, settings, SwitchableRecorder())
+        super().__init__(preprocessor, classifiers, settings, recorder=SwitchableRecorder())
 
 
 class SwitchableRecorder(Recorder):

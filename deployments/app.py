@@ -1,4 +1,7 @@
-"""Connects the deployments as the Serve config asks: ingress → preprocessor → classifiers."""
+"""Connects the deployments as the Serve config asks: ingress → preprocessor → classifiers.
+
+With a catalogue, the ingress has similar products beside them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from deployments.http.ingress import Ingress
 from deployments.pipeline.classifier import Classifier
 from deployments.pipeline.preprocessor import Preprocessor
 from deployments.pipeline.routing import ROUTER
+from deployments.pipeline.similar_products import SimilarProducts
 from deployments.settings import Settings, parse
 
 logger = logging.getLogger("ray.serve")
@@ -50,4 +54,7 @@ def build(args: dict[str, Any]) -> Application:
     preprocessor = serve.deployment(request_router_config=ROUTER)(Preprocessor).bind(
         classifiers, settings
     )
-    return serve.deployment()(serve.ingress()(Ingress)).bind(preprocessor, classifiers, settings)
+    similar = serve.deployment()(SimilarProducts).bind(settings) if settings.catalog else None
+    return serve.deployment()(serve.ingress()(Ingress)).bind(
+        preprocessor, classifiers, settings, similar
+    )

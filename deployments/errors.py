@@ -64,6 +64,14 @@ class RateExceeded(RequestError):
         return f"over the rate of this key; try again in {self._retry_after_s} s"
 
 
+class WriteRefused(RequestError):
+    """The key may not change the catalogue, or the service asks for no keys."""
+
+
+class ProductUnknown(RequestError):
+    """The catalogue has no product of that id."""
+
+
 class HarmfulPhoto(PhotoFault):
     """The photo takes down the process that decodes it; see `pipeline.quarantine`."""
 
@@ -82,6 +90,10 @@ class DeadlinePassed(ServiceError):
 
 class Unavailable(ServiceError):
     """No preprocessor or no classifier answers."""
+
+
+class CatalogUnready(ServiceError):
+    """The catalogue has no products that the model in service has embedded."""
 
 
 class WrongImageSize(ServiceError):

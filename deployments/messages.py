@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from mlc_core.catalog.filters import Filter
 from mlc_core.labels import Choice
 
 Answer = bytes | Exception  # the JSON that answers one photo, or the reason why there is none
@@ -84,6 +85,52 @@ class ImageGroup(NamedTuple):
     choices: Sequence[Choice]
     request_ids: Sequence[str]
     deadline: Deadline
+
+
+class Embedded(NamedTuple):
+    """What the network says of the photo of a product.
+
+    Attributes:
+        digest: of the embedding; see mlc_core.spec.Embedding.
+        vector: `dimensions` numbers, of length 1.
+        labels: head -> label.
+    """
+
+    digest: str
+    vector: Sequence[float]
+    labels: Mapping[str, str]
+
+
+class Change(NamedTuple):
+    """A change of one product of the catalogue.
+
+    Attributes:
+        id: of the product.
+        embedded: None leaves the photo of the product as it is.
+        photo: the photo's file.
+        attributes: None leaves them as they are.
+        removes: whether the product leaves the catalogue.
+    """
+
+    id: str
+    embedded: Embedded | None = None
+    photo: bytes = b""
+    attributes: Mapping[str, str | float | bool] | None = None
+    removes: bool = False
+
+
+class Search(NamedTuple):
+    """What to search the catalogue for.
+
+    Attributes:
+        embedded: the photo that is searched by; None to search by the photo of product `id`.
+        k: at most so many products.
+    """
+
+    embedded: Embedded | None
+    id: str
+    k: int
+    filters: Sequence[Filter]
 
 
 class Trace(NamedTuple):

@@ -13,10 +13,13 @@ import yaml
 
 from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import load_artifact
+from mlc_core.catalog.catalog import CatalogError
+from mlc_core.catalog.opening import found
 from mlc_core.errors import ArtifactError, KeysError
 from mlc_core.keys import read_keys
 
 BUILDER = "deployments.app:build"
+SIMILAR_PRODUCTS = "SimilarProducts"  # the deployment that only a catalogue brings
 
 
 class ServeConfig:
@@ -94,7 +97,8 @@ class ServeConfig:
         It accepts any config whose `import_path` is not BUILDER.
 
         Args:
-            models: verify the artifacts and the file of keys too. They must be on this machine.
+            models: verify the artifacts, the file of keys and the catalogue too. They must be on
+                this machine.
 
         Raises:
             ValueError: names every wrong key, its value and what was expected; the deployment that
@@ -107,6 +111,7 @@ class ServeConfig:
                 read_keys(file)
             except KeysError as error:
                 raise ValueError(f"{self.source}: keys_file: {error}") from error
+        self._check_catalog(models=models)
         for name, deployment in self.deployments.items():
             _check_scaling(deployment, f"{self.source}: {name}")
         for classifier in self.classifiers():
@@ -117,6 +122,19 @@ class ServeConfig:
                     _check_model(config)
                 except ArtifactError as error:
                     raise ValueError(f"{source}: {error}") from error
+
+    def _check_catalog(self, *, models: bool) -> None:
+        place = self.settings.catalog_place
+        if SIMILAR_PRODUCTS in self.deployments and place is None:
+            raise ValueError(
+                f"{self.source}: {SIMILAR_PRODUCTS} is among `deployments`, but `args` have no "
+                "`catalog` for it"
+            )
+        if models and place is not None:
+            try:
+                found(place)
+            except CatalogError as error:
+                raise ValueError(f"{self.source}: catalog: {error}") from error
 
     def merge(self, difference: Mapping[str, Any]) -> ServeConfig:
         """A config with a difference applied; see `merge`."""
@@ -144,6 +162,8 @@ class ServeConfig:
 
 
 def _check_scaling(deployment: Mapping[str, Any], source: str) -> None:
+    if deployment["name"] == SIMILAR_PRODUCTS:
+        return  # it gets its calls by Serve's handle
     scaling = deployment.get("autoscaling_config")
     if (scaling or deployment.get("num_replicas") == "auto") and not (scaling or {}).get("policy"):
         policy = {"Ingress": "requests_per_replica", "Preprocessor": "groups_per_replica"}.get(

@@ -169,6 +169,14 @@ class Settings(_Strict):
     decode_threads: PositiveInt = Field(
         default=2, description="threads of a preprocessor that decode, for each lane"
     )
+    catalog: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the shop's catalogue, for `/v1/similar` and `/v1/catalog`: a directory, as "
+        "`mlc index` fills it, on the node of every replica of `SimilarProducts`, or the URL of a "
+        "PostgreSQL database, without its password (`PGPASSFILE` has it). A relative path starts "
+        "at the project's root. Without it there is no such deployment",
+    )
     request_log: RequestLogSettings = RequestLogSettings()
     tracing: TracingSettings = TracingSettings()
     keys_file: str | None = Field(
@@ -183,6 +191,13 @@ class Settings(_Strict):
         description="origins whose pages may call the service, as `https://shop.example`; "
         "`*` for all",
     )
+
+    @property
+    def catalog_place(self) -> str | None:
+        """The directory or the URL of the catalogue."""
+        if self.catalog is None or "://" in self.catalog:
+            return self.catalog
+        return str(PROJECT / self.catalog)
 
     @property
     def keys_path(self) -> Path | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from starlette.types import Scope
 
-from deployments.errors import KeyRefused, RateExceeded, RequestError
+from deployments.errors import KeyRefused, RateExceeded, RequestError, WriteRefused
 from mlc_core.errors import KeysError
 from mlc_core.keys import Key, hash_of, read_keys
 
@@ -38,7 +38,9 @@ class Client:
     are, and the client waits until the bucket has filled again.
     """
 
-    __slots__ = ("_at", "_most", "_share_per_s", "_tokens", "expires_at", "name", "sha256")
+    __slots__ = (
+        "_at", "_most", "_share_per_s", "_tokens", "expires_at", "name", "sha256", "writes"
+    )  # fmt: skip
 
     def __init__(self, key: Key, ingresses: int) -> None:
         self._at, self._tokens, self._share_per_s, self._most = time.monotonic(), 0.0, 0.0, 0.0
@@ -49,6 +51,7 @@ class Client:
         """Take over what the file says, and the number of ingress replicas."""
         self._fill()  # at the share until now
         self.name, self.sha256, self.expires_at = key.name, key.sha256, key.expires.timestamp()
+        self.writes = key.writes
         self._share_per_s = key.photos_per_s / ingresses
         self._most = max(_BURST_PHOTOS, self._share_per_s * _BURST_S)
         self._fill()
@@ -86,18 +89,21 @@ class Access:
         self._clients: dict[bytes, Client] = {}
         self._update()
 
-    def refusal(self, scope: Scope, *, photos: bool) -> RequestError | None:
+    def refusal(self, scope: Scope, *, photos: bool, writes: bool = False) -> RequestError | None:
         """Why a request may not be answered; None if it may.
 
         It notes the client in the scope, also if it refuses it for its rate.
 
         Args:
-            photos: whether the request sends photos, which the client's rate limits.
+            photos: whether the request sends photos, or changes, which the client's rate limits.
+            writes: whether it changes the catalogue, which not every key may.
         """
         try:
             client = scope[CLIENT] = self._client(scope["headers"])
         except KeyRefused as refused:
             return refused
+        if writes and not client.writes:
+            return WriteRefused("this key may not change the catalogue; ask the operator for one")
         if photos and (wait_s := client.wait_s()):
             return RateExceeded(wait_s)
         return None

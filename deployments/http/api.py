@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.errors import RequestError, ServiceError
+from deployments.errors import RequestError, ServiceError, WriteRefused
 from deployments.http import bodies
 from deployments.http.access import CLIENT, Access, take_rest
 from deployments.http.cors import Cors
@@ -26,7 +26,17 @@ from deployments.http.openapi import contract
 from deployments.http.photo_route import CLASSIFY, ENTRY, PhotoRoute, Telemetry, count_photos
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
+from deployments.http.similar import (
+    CATALOG,
+    PICTURE,
+    PICTURES,
+    PRODUCT,
+    SIMILAR,
+    WRITES,
+    SimilarRoutes,
+)
 from deployments.messages import Answer
+from deployments.pipeline.calls import SimilarClient
 from deployments.pipeline.dispatcher import Dispatched, Dispatcher
 from deployments.settings import Openness, Settings
 from deployments.telemetry.exposition import exposition
@@ -55,6 +65,7 @@ def build_api(
     telemetry: Telemetry,
     disconnects: Disconnects,
     access: Access | None = None,
+    products: SimilarClient | None = None,
 ) -> Api:
     """The application.
 
@@ -62,8 +73,9 @@ def build_api(
         describe: describes the model in service, as /v1/model answers it.
         not_ready: says why the service is not ready; None when it is.
         access: decides who may ask; everybody may if it is None.
+        products: the shop's catalogue, if there is one.
     """
-    page = _PAGE.read_text(encoding="utf-8")
+    page = _page_text(catalogue=products is not None)
     problems = Problems(settings.retry_after_s, telemetry.recorder)
 
     async def classify_batch(request: Request) -> Response:
@@ -123,12 +135,14 @@ def build_api(
         (endpoints.contract, Route("/openapi.json", show_contract)),
         (endpoints.metrics, Route("/metrics", _metrics)),
     ]
+    similar = SimilarRoutes(products, dispatcher, settings, problems).routes() if products else []
+    routes += [("key", route) for route in similar]
     return Api(
         photo_route,
         telemetry,
         problems,
         access,
-        frozenset(route.path for openness, route in routes if openness == "key"),
+        frozenset(_route(route.path) for openness, route in routes if openness == "key"),
         settings.cors_origins,
         routes=[route for openness, route in routes if openness != "closed"],
         exception_handlers=dict.fromkeys(
@@ -142,7 +156,7 @@ class Api(Starlette):
     """The routes, and an entry in the request log for every request that comes through Serve.
 
     Args:
-        with_key: the paths that need a key.
+        with_key: the routes that need a key.
         cors_origins: origins whose pages may call the service.
 
     Attributes:
@@ -165,7 +179,8 @@ class Api(Starlette):
         self._answer = Cors(self._admit, cors_origins) if cors_origins else self._admit
         self.photo_route, self._problems = photo_route, problems
         self._request_log, self._tracing = telemetry.request_log, telemetry.tracing
-        self._paths = {route.path for route in self.routes if isinstance(route, Route)}
+        self._recorder = telemetry.recorder
+        self._routes = {_route(route.path) for route in self.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -177,10 +192,11 @@ class Api(Starlette):
         path = scope["path"].removeprefix(prefix).rstrip("/") or "/"
         scope["path"] = prefix + path
         ids = (value for name, value in scope["headers"] if name == b"x-request-id")
+        route = _route(path)
         entry = scope[ENTRY] = self._request_log.begin(
-            next(ids, b"").decode("latin-1"), path if path in self._paths else "other"
+            next(ids, b"").decode("latin-1"), route if route in self._routes else "other"
         )
-        tracing = self._tracing if path in (CLASSIFY, BATCH) else None
+        tracing = self._tracing if path in (CLASSIFY, BATCH, SIMILAR) else None
         extra = tracing.begin(entry, scope["headers"]) if tracing else ()
         try:
             await self._answer(scope, receive, _noting_status(send, entry, extra))
@@ -189,26 +205,48 @@ class Api(Starlette):
                 self._problems.client_left(entry)
             raise
         finally:
+            if entry.route == SIMILAR:
+                count_photos(self._recorder, SIMILAR, entry.status, scope.get(CLIENT))
             self._request_log.end(entry)
             if tracing:
                 tracing.end(entry)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope[ENTRY]
+        writes = entry.route in (CATALOG, PRODUCT) and scope["method"] in WRITES
+        photos = writes or (scope["method"] == "POST" and entry.route in (CLASSIFY, BATCH, SIMILAR))
+        refusal: RequestError | None = None
+        client = None
         if self._access is not None and entry.route in self._with_key:
-            photos = scope["method"] == "POST" and entry.route in (CLASSIFY, BATCH)
-            refusal = self._access.refusal(scope, photos=photos)
+            refusal = self._access.refusal(scope, photos=photos, writes=writes)
             client = scope.get(CLIENT)
             entry.key = client.name if client else ""
-            if refusal:
-                response = await self.photo_route.turned_away(refusal, entry)
-                if photos:
-                    self.photo_route.count(entry, client)
-                await response.send(send)
-                return
-            if client and photos:
-                client.take(1)
+        elif writes:
+            refusal = WriteRefused(
+                "the catalogue can be changed with a key alone, and the service has none; the "
+                "operator sets keys_file, and adds a key with `mlc keys add --writes`"
+            )
+        if refusal:
+            response = await self.photo_route.turned_away(refusal, entry)
+            if entry.route in (CLASSIFY, BATCH):
+                self.photo_route.count(entry, client)
+            await response.send(send)
+            return
+        if client and photos:
+            client.take(1)
         await super().__call__(scope, receive, send)
+
+
+def _page_text(*, catalogue: bool) -> str:
+    text = _PAGE.read_text(encoding="utf-8")
+    return text.replace("<body>", "<body data-catalogue>") if catalogue else text
+
+
+def _route(path: str) -> str:
+    """The name of a path in metrics and logs."""
+    if path.startswith(f"{CATALOG}/"):
+        return PRODUCT
+    return PICTURE if path.startswith(f"{PICTURES}/") else path
 
 
 def _noting_status(send: Send, entry: Entry, extra: Headers) -> Send:

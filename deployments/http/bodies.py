@@ -18,8 +18,8 @@ from deployments.http import form
 from deployments.http.haproxy import REFUSED
 from deployments.settings import Limits
 
-_FORM = "multipart/form-data"
-_FORM_OVERHEAD_BYTES = 64 * 2**10  # boundaries, headers and other fields beside one photo
+FORM = "multipart/form-data"
+FORM_OVERHEAD_BYTES = 64 * 2**10  # boundaries, headers and other fields beside one photo
 
 
 class Upload:
@@ -57,7 +57,7 @@ class Upload:
             ClientLeft: the client closes its connection before the end.
         """
         if self.declared_bytes > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise too_large(limit_bytes)
         if self._is_complete():
             return await self._read(limit_bytes)
         try:
@@ -82,7 +82,7 @@ class Upload:
             parts.append(part)
             size_bytes += len(part)
             if size_bytes > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -96,8 +96,8 @@ async def one_photo(upload: Upload, limits: Limits) -> bytes:
     Raises:
         RequestError: the body has no photo or several, is over a limit, or arrives too slowly.
     """
-    if upload.media_type == _FORM:
-        body = await upload.read(limits.max_photo_bytes + _FORM_OVERHEAD_BYTES)
+    if upload.media_type == FORM:
+        body = await upload.read(limits.max_photo_bytes + FORM_OVERHEAD_BYTES)
         photo, *more = list(filter(None, _photos(upload, body, "image"))) or [b""]
         if more:
             raise RequestTooLarge(
@@ -109,7 +109,7 @@ async def one_photo(upload: Upload, limits: Limits) -> bytes:
     if not photo:
         raise MalformedRequest("there is no photo in the request; send one as its body")
     if len(photo) > limits.max_photo_bytes:
-        raise _too_large(limits.max_photo_bytes)
+        raise too_large(limits.max_photo_bytes)
     return photo
 
 
@@ -121,7 +121,7 @@ async def many_photos(upload: Upload, limits: Limits) -> list[bytes | Exception]
     Raises:
         RequestError: the body is no form, has no photo, is over a limit, or arrives too slowly.
     """
-    if upload.media_type != _FORM:
+    if upload.media_type != FORM:
         raise UnsupportedMediaType(
             f"the body is declared as {quote(upload.media_type or 'nothing')}; "
             "send multipart/form-data with one field 'images' for each photo"
@@ -135,13 +135,14 @@ async def many_photos(upload: Upload, limits: Limits) -> list[bytes | Exception]
         if not photo:
             photos.append(MalformedRequest("the file is empty"))
         elif len(photo) > limits.max_photo_bytes:
-            photos.append(_too_large(limits.max_photo_bytes))
+            photos.append(too_large(limits.max_photo_bytes))
         else:
             photos.append(photo)
     return photos
 
 
-def _too_large(limit_bytes: int) -> RequestTooLarge:
+def too_large(limit_bytes: int) -> RequestTooLarge:
+    """What a body or a photo over a limit gets."""
     return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")
 
 

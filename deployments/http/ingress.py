@@ -18,7 +18,7 @@ from deployments.http.middleware import take_photos
 from deployments.http.photo_route import Telemetry
 from deployments.http.readiness import Readiness
 from deployments.pipeline.autoscaling import REQUESTS_HELD
-from deployments.pipeline.calls import Target, call, connect
+from deployments.pipeline.calls import SimilarClient, Target, call, connect
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.pipeline.memory import keep_trimming
 from deployments.pipeline.merging import merge_descriptions
@@ -43,10 +43,12 @@ class Ingress:
         preprocessor: DeploymentHandle[Any],
         classifiers: Sequence[DeploymentHandle[Any]],
         settings: Settings,
+        similar: DeploymentHandle[Any] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         preprocess = Target(preprocessor, encode_photos)
         self._describe = [connect(classifier, "describe") for classifier in classifiers]
+        self._similar = None if similar is None else SimilarClient(similar)
         self._settings = settings
         self._recorder = recorder or Recorder()
         send = Quarantine(preprocess.once, preprocess.once_connected)
@@ -79,6 +81,7 @@ class Ingress:
             Telemetry(self._recorder, self._request_log, self._tracing),
             self._disconnects,
             self._access,
+            self._similar,
         )
         take_photos(api.photo_route, self._loop)
         _collect_garbage_rarely()

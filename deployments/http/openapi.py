@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from deployments.http import problems
 from deployments.http.form import MAX_OVERHEAD_BYTES
+from deployments.http.openapi_parts import (
+    BINARY,
+    PHOTO,
+    REQUEST_ID,
+    json_response,
+    object_schema,
+    parameter_references,
+    parameters,
+    problem_responses,
+)
+from deployments.http.openapi_similar import similar_paths, similar_schemas
 from deployments.settings import Openness, Settings
-from mlc_core.labels import MAX_TOP_K
 from mlc_core.photo import FORMATS, MAX_DECODE_S
 
 _SECURITY_SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "A key from the operator."}
-}
-_BINARY = {"type": "string", "format": "binary"}
-_PHOTO = _BINARY | {"minLength": 1}
-_REQUEST_ID = {
-    "X-Request-ID": {
-        "description": "The id that the client sent, or a new one.",
-        "schema": {"type": "string"},
-    }
 }
 
 
@@ -49,9 +50,15 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
         (endpoints.metrics, "/metrics", {"get": _metrics()}),
         (endpoints.page, "/", {"get": _page()}),
     ]
+    if settings.catalog:
+        paths += [("key", path, item) for path, item in similar_paths(limits).items()]
     if settings.keys_file:
         for operation in (
-            each for openness, _, item in paths if openness == "key" for each in item.values()
+            each
+            for openness, _, item in paths
+            if openness == "key"
+            for method, each in item.items()
+            if method != "parameters"
         ):
             _needs_key(operation)
     return {
@@ -69,8 +76,8 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
         },
         "paths": {path: item for openness, path, item in paths if openness != "closed"},
         "components": {
-            "schemas": _schemas(list(heads)),
-            "parameters": _parameters(),
+            "schemas": _schemas(list(heads)) | (similar_schemas() if settings.catalog else {}),
+            "parameters": parameters(),
             **({"securitySchemes": _SECURITY_SCHEMES} if settings.keys_file else {}),
         },
     }
@@ -79,10 +86,11 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
 def _needs_key(operation: dict[str, Any]) -> None:
     """Add what keys add: the scheme, 401, and 429 if the operation takes photos."""
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
-    refusals = _problems(401, 429) if "requestBody" in operation else _problems(401)
+    limited = "requestBody" in operation or "403" in operation["responses"]
+    refusals = problem_responses(401, 429) if limited else problem_responses(401)
     for status, header in (("401", "WWW-Authenticate"), ("429", "Retry-After")):
         if status in refusals:
-            refusals[status]["headers"] = _REQUEST_ID | {
+            refusals[status]["headers"] = REQUEST_ID | {
                 header: {"required": True, "schema": {"type": "string"}}
             }
     operation["responses"] |= refusals
@@ -96,40 +104,40 @@ def _page() -> dict[str, Any]:
 
 
 def _classify() -> dict[str, Any]:
-    form = {"type": "object", "properties": {"image": _PHOTO}, "required": ["image"]}
+    form = {"type": "object", "properties": {"image": PHOTO}, "required": ["image"]}
     return {
         "operationId": "classify",
         "summary": "The labels of one photo",
-        "parameters": _parameter_references(),
+        "parameters": parameter_references(),
         "requestBody": {
             "required": True,
             "content": {
-                "image/*": {"schema": _PHOTO},
-                "application/octet-stream": {"schema": _PHOTO},
+                "image/*": {"schema": PHOTO},
+                "application/octet-stream": {"schema": PHOTO},
                 "multipart/form-data": {"schema": form},
             },
         },
         "responses": {
-            "200": _json("The labels", "Result"),
-            **_problems(400, 408, 413, 415, 422, 500, 503, 504),
+            "200": json_response("The labels", "Result"),
+            **problem_responses(400, 408, 413, 415, 422, 500, 503, 504),
         },
     }
 
 
 def _classify_batch(max_photos: int) -> dict[str, Any]:
-    images = {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": max_photos}
+    images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": max_photos}
     form = {"type": "object", "properties": {"images": images}, "required": ["images"]}
     return {
         "operationId": "classifyBatch",
         "summary": "The labels of many photos, in the order sent",
-        "parameters": _parameter_references(),
+        "parameters": parameter_references(),
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": form}},
         },
         "responses": {
-            "200": _json("A result or a problem for each photo", "Results"),
-            **_problems(400, 408, 413, 415, 500),
+            "200": json_response("A result or a problem for each photo", "Results"),
+            **problem_responses(400, 408, 413, 415, 500),
         },
     }
 
@@ -137,7 +145,10 @@ def _classify_batch(max_photos: int) -> dict[str, Any]:
 def _readyz() -> dict[str, Any]:
     return {
         "summary": "The model is loaded and the whole pipeline answers",
-        "responses": {"200": _json("Ready", "Health"), "503": _json("Not ready", "Health")},
+        "responses": {
+            "200": json_response("Ready", "Health"),
+            "503": json_response("Not ready", "Health"),
+        },
     }
 
 
@@ -156,92 +167,36 @@ def _metrics() -> dict[str, Any]:
 def _get(summary: str, schema: str, *statuses: int) -> dict[str, Any]:
     return {
         "summary": summary,
-        "responses": {"200": _json(summary, schema), **_problems(*statuses)},
-    }
-
-
-def _json(description: str, schema: str, media_type: str = "application/json") -> dict[str, Any]:
-    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {"description": description, "headers": _REQUEST_ID, "content": content}
-
-
-def _problems(*statuses: int) -> dict[str, Any]:
-    return {
-        str(status): _json(
-            ", ".join(name for code, name in problems.STATUSES.values() if code == status)
-            or "internal-error",
-            "Problem",
-            problems.MEDIA_TYPE,
-        )
-        for status in statuses
-    }
-
-
-def _parameter_references() -> list[dict[str, Any]]:
-    return [{"$ref": f"#/components/parameters/{name}"} for name in _parameters()]
-
-
-def _parameters() -> dict[str, Any]:
-    return {
-        "top_k": {
-            "name": "top_k",
-            "in": "query",
-            "description": "Classes a head names: the label and top_k - 1 alternatives.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1},
-        },
-        "min_confidence": {
-            "name": "min_confidence",
-            "in": "query",
-            "description": "A head less confident than this answers null as its label.",
-            "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-        },
-        "precision": {
-            "name": "precision",
-            "in": "query",
-            "description": "A head whose labels of this confidence are not right so often answers "
-            "null as its label, and so do all heads if the photo is blank, noise or unlike those "
-            "that the model learned from; 0 asks for nothing. `thresholds` of /v1/model has the "
-            "confidences that this takes. Between two of its precisions, the higher one counts; "
-            "above the highest, every label is null. With a model that has no thresholds, the "
-            "photo gets the problem precision-unknown.",
-            "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-        },
-        "consistent": {
-            "name": "consistent",
-            "in": "query",
-            "description": "true: master category, sub-category and category are the most probable "
-            "path of the model's taxonomy. false: each head names its own most probable class, as "
-            "with a model without a taxonomy.",
-            "schema": {"type": "boolean", "default": True},
-        },
-    }
-
-
-def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties) if required is None else required,
+        "responses": {"200": json_response(summary, schema), **problem_responses(*statuses)},
     }
 
 
 def _schemas(heads: Sequence[str]) -> dict[str, Any]:
     text, confidence = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
-    label = _object(
+    label = object_schema(
         {
             "label": {"type": ["string", "null"]},
             "confidence": confidence,
             "alternatives": {
                 "type": "array",
-                "items": _object({"label": text, "confidence": confidence}),
+                "items": object_schema({"label": text, "confidence": confidence}),
             },
         }
     )
-    result = _object(
+    result = object_schema(
         {
-            "model": _object({"name": text, "version": text}),
-            "labels": _object({head: {"$ref": "#/components/schemas/Label"} for head in heads}),
-        }
+            "model": object_schema({"name": text, "version": text}),
+            "labels": object_schema(
+                {head: {"$ref": "#/components/schemas/Label"} for head in heads}
+            ),
+            "embedding": object_schema(
+                {
+                    "digest": text | {"description": "Of the network that embedded the photo."},
+                    "vector": {"type": "array", "items": {"type": "number"}},
+                }
+            ),
+        },
+        required=["model", "labels"],
     )
     either = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Problem")]
     classes = {"type": "array", "items": text}
@@ -249,8 +204,8 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
     return {
         "Label": label,
         "Result": result,
-        "Results": _object({"results": {"type": "array", "items": {"anyOf": either}}}),
-        "Problem": _object(
+        "Results": object_schema({"results": {"type": "array", "items": {"anyOf": either}}}),
+        "Problem": object_schema(
             {
                 "type": {"type": "string", "format": "uri"},
                 "title": text,
@@ -260,14 +215,14 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
             },
             required=["type", "title", "status", "detail"],
         ),
-        "Model": _object(
+        "Model": object_schema(
             {
                 "name": text,
                 "version": text,
                 "engine": text,
                 "precision": text,
-                "image": _object({"height_px": pixels, "width_px": pixels}),
-                "heads": _object(dict.fromkeys(heads, classes)),
+                "image": object_schema({"height_px": pixels, "width_px": pixels}),
+                "heads": object_schema(dict.fromkeys(heads, classes)),
                 "thresholds": {
                     "type": "object",
                     "description": "Head -> precision -> the confidence from which on its labels "
@@ -277,7 +232,9 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                     "description": "The paths that consistent labels may be; null if there are "
                     "none.",
                     "anyOf": [
-                        _object({"heads": classes, "paths": {"type": "array", "items": classes}}),
+                        object_schema(
+                            {"heads": classes, "paths": {"type": "array", "items": classes}}
+                        ),
                         {"type": "null"},
                     ],
                 },
@@ -288,6 +245,6 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                 },
             }
         ),
-        "Health": _object({"status": text, "reason": text}, required=["status"]),
+        "Health": object_schema({"status": text, "reason": text}, required=["status"]),
         "Contract": {"type": "object"},
     }

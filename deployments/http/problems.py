@@ -29,7 +29,10 @@ CLIENT_LEFT = (499, "client-left")  # only metrics and logs see it
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
     mlc_errors.PrecisionUnknown: (400, "precision-unknown"),
+    mlc_errors.EmbeddingUnknown: (400, "embedding-unknown"),
     errors.KeyRefused: (401, "key-refused"),
+    errors.WriteRefused: (403, "write-refused"),
+    errors.ProductUnknown: (404, "product-unknown"),
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),
@@ -42,6 +45,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.RateExceeded: (429, "rate-exceeded"),
     errors.Overloaded: (503, "overloaded"),
     errors.Unavailable: (503, "unavailable"),
+    errors.CatalogUnready: (503, "catalogue-unready"),
     errors.DeadlinePassed: (504, "deadline-passed"),
 }
 

@@ -7,21 +7,22 @@ handle is the way for everything else, and for groups while no replica is connec
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import Unavailable
-from deployments.messages import GroupAnswers
+from deployments.messages import Change, GroupAnswers, Search
 from deployments.pipeline.replicas import NotSent, ReplicaLost, Replicas
 from deployments.pipeline.wire import PROTOCOL, Encode, decode_answers
 
 _TRIES = 3
 _OTHER_PROTOCOL_S = 0.1
-_UNAVAILABLE = "no replica that classifies is available; try again"
+_UNAVAILABLE = "no replica that can answer is available; try again"
 
 
 def connect(handle: DeploymentHandle[Any], method: str) -> Any:
@@ -96,10 +97,39 @@ class Target:
                 return await replica.call(self._encode, group)
 
 
+class SimilarClient:
+    """The deployment of similar products, as the ingress calls it.
+
+    Its methods raise Unavailable if no replica answers. A change that is repeated by another
+    replica does no harm.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._methods = {
+            name: connect(handle, name)
+            for name in ("search", "change", "get", "picture", "describe")
+        }
+
+    async def search(self, search: Search) -> bytes | Exception:
+        return cast("bytes | Exception", await call(self._methods["search"], search))
+
+    async def change(self, changes: Sequence[Change]) -> list[str | Exception]:
+        return cast("list[str | Exception]", await call(self._methods["change"], changes))
+
+    async def get(self, name: str) -> bytes | Exception:
+        return cast("bytes | Exception", await call(self._methods["get"], name))
+
+    async def picture(self, name: str) -> bytes | Exception:
+        return cast("bytes | Exception", await call(self._methods["picture"], name))
+
+    async def describe(self) -> bytes | Exception:
+        return cast("bytes | Exception", await call(self._methods["describe"]))
+
+
 async def call(method: Any, *arguments: Any) -> Any:
     """Call a connected method, and retry once on another replica when the first one dies.
 
-    A retry is safe, since classification has no side effects.
+    A retry is safe, since what is called may be done twice.
 
     Raises:
         Unavailable: no replica answered.

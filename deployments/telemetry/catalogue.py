@@ -62,7 +62,8 @@ STAGE_DURATION = Metric(
     "histogram", "mlc_stage_duration_seconds",
     "Duration of a stage. `read`: the slowest upload of each 0.1 s. `small_photos_queue` and "
     "`large_photos_queue` (ingress), `images_queue` (classifier): the longest wait in each group "
-    "or batch. `decode`, `inference`, `encode`: the whole group or batch.",
+    "or batch. `decode`, `inference`, `encode`: the whole group or batch. `search`, `write`, "
+    "`read` (similar products): each call.",
     "An operator who asks where the time goes when p99 climbs.", ("stage",), _SECONDS,
 )  # fmt: skip
 BATCH_SIZE = Metric(
@@ -138,8 +139,24 @@ LABELS = Metric(
     "The divisor of the sum of confidences; both series begin together.", ("head", "version"),
 )  # fmt: skip
 
+CATALOG_PRODUCTS = Metric(
+    "gauge", "mlc_catalog_products", "Products of the catalogue, by its model's embedding.",
+    "Is the catalogue of the model in service there, and whole?", ("embedding",),
+)  # fmt: skip
+CATALOG_AGE = Metric(
+    "gauge", "mlc_catalog_age_seconds", "Time since a product was written last.",
+    "An alert: the shop's feed has stopped.", ("embedding",),
+)  # fmt: skip
+CATALOG_WRITES = Metric(
+    "counter", "mlc_catalog_writes",
+    "Changes of products: `added`, `replaced`, `changed`, `removed` or `refused`.",
+    "How fast the catalogue changes; refused ones are products that customers do not find.",
+    ("outcome",),
+)  # fmt: skip
+
 ALL = (
     REQUEST_DURATION, PHOTOS_ANSWERED, KEY_PHOTOS, STAGE_DURATION, BATCH_SIZE, BATCHED_ITEMS,
     QUEUE_LENGTH, ENGINE_BUSY, PHOTOS_RECEIVED, PROBLEMS, MODEL_INFO, MODEL_LOAD, MODEL_WARM_UP,
     UPDATE_STUCK, MODEL_UPDATES, PREDICTIONS, CONFIDENCE, LABEL_CONFIDENCE, LABELS,
+    CATALOG_PRODUCTS, CATALOG_AGE, CATALOG_WRITES,
 )  # fmt: skip

@@ -1,9 +1,13 @@
 """Checks that every answer over HTTP must pass."""
 
+from datetime import UTC, datetime, timedelta
+
 import httpx
 
 from mlc_core.spec import HEADS
 
+LATER = datetime.now(UTC) + timedelta(days=1)  # until when keys of tests are valid
+ORIGIN = "https://shop.example"  # whose pages may call
 CLASSIFY, BATCH = "/v1/classify", "/v1/classify/batch"
 PROBLEM = "application/problem+json"
 

@@ -79,6 +79,6 @@ async def test_a_replica_that_went_is_forgotten(router):
 def test_the_composition_routes_so_to_the_preprocessor_and_to_every_classifier():
     assert import_attr(ROUTER.request_router_class) is FewestCalls
     application = build({"classifiers": ["color", "category"]})
-    preprocessor, classifiers, _ = application._bound_deployment.init_args
+    preprocessor, classifiers, *_ = application._bound_deployment.init_args
     for inner in (preprocessor, *classifiers):
         assert inner._bound_deployment._deployment_config.request_router_config == ROUTER
