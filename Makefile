@@ -8,12 +8,18 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve stop check-config test test-unit test-slow test-kubernetes check generate train evaluate bench peers \
+.PHONY: serve demo stop check-config test test-unit test-slow test-kubernetes check generate train evaluate bench peers \
 	observability fuzz soak slow-clients rollouts node-loss \
-	chaos loadtest capacity plan compare lock audit licences sbom
+	chaos similar loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
 	@exec $(BIN)/python -m launcher start --host $(HOST) --port $(PORT) --config $(CONFIG)
+
+# Draws a shop of 2,000 products, indexes them, and serves similar products.
+demo: .venv/serve
+	@$(BIN)/python -m samples.shop build/demo
+	@$(BIN)/mlc index build/demo catalogue
+	@exec $(MAKE) --no-print-directory serve CONFIG=configs/similar.yaml
 
 stop: .venv/serve
 	@$(BIN)/python -m launcher stop --port $(PORT)
@@ -57,6 +63,11 @@ bench: .venv/dev
 # ARGS: of bench.peer_comparison, as --precision int8
 peers: .venv/dev
 	$(BIN)/python -m bench.peer_comparison $(ARGS)
+
+# A catalogue of a million products, made of the photos of DATA: times, recall, memory, start.
+# ARGS: of bench.similar_index, as --products 100000
+similar: .venv/dev
+	$(BIN)/python -m bench.similar_index $(DATA) $(ARGS)
 
 # Kills one process after another under load, and gives a verdict. Needs wrk.
 # ARGS: of bench.chaos, as --replicas 1 --seconds 100
@@ -121,7 +132,7 @@ compare: .venv/dev
 # Updates every pinned dependency, and the hashes of those that serving needs. Needs uv, which nothing else needs.
 lock:
 	uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header --upgrade -o requirements.lock
-	uv pip compile pyproject.toml --universal --no-annotate --no-header -c requirements.lock \
+	uv pip compile pyproject.toml --extra postgres --universal --no-annotate --no-header -c requirements.lock \
 		--generate-hashes -o requirements.serve.lock
 
 # Known vulnerabilities of what serving installs; it asks PyPI.

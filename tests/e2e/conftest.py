@@ -2,17 +2,21 @@
 
 import os
 import shutil
+import subprocess
 
 import httpx
 import pytest
+from contract import LATER, ORIGIN
 from playwright.sync_api import sync_playwright
-from services import PROJECT, Service
+from services import PROJECT, Service, environment, tool
 
 from deployments.serve_config import ServeConfig
 from mlc_core.artifact import load_artifact
 from mlc_core.engines.loading import load_engine
+from mlc_core.keys import add_key
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import decode
+from samples.shop import write_shop
 
 CHROMIUM = shutil.which("chromium")
 _ARGUMENTS = [
@@ -70,6 +74,42 @@ def answer_here(shipped_model):
         return parse_answer(body)
 
     return answer
+
+
+@pytest.fixture(scope="session")
+def keys_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="session")
+def key(keys_file):
+    return add_key(keys_file, "shop", 10_000, LATER, writes=True)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A drawn shop: products.csv, and the photos that it names."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder, 150)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keyed(keys_file, key, shop, tmp_path_factory):
+    """A service with two ingresses, keys, and the drawn shop as its catalogue."""
+    place = tmp_path_factory.mktemp("catalogue")
+    command = [tool("mlc"), "index", str(shop), str(place)]
+    subprocess.run(command, check=True, cwd=PROJECT, env=environment())
+    args = {
+        "keys_file": str(keys_file), "cors_origins": [ORIGIN], "endpoints": {"health": "key"},
+        "catalog": str(place),
+    }  # fmt: skip
+    deployments = [{"name": "Ingress", "num_replicas": 2}]
+    config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(
+        {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
+    )
+    with Service(config.write(tmp_path_factory.mktemp("keyed") / "config.yaml")) as service:
+        yield service
 
 
 @pytest.fixture

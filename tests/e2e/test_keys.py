@@ -4,44 +4,17 @@ import math
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from contract import BATCH, CLASSIFY, assert_problem
+from contract import BATCH, CLASSIFY, LATER, ORIGIN, assert_problem
 from photos import jpeg
 from playwright.sync_api import expect
-from services import PROJECT, Service, wait_until
+from services import wait_until
 
-from deployments.serve_config import ServeConfig
 from mlc_core.keys import add_key, revoke_key
 
 RATE, SECONDS = 40, 10
-ORIGIN = "https://shop.example"
-LATER = datetime.now(UTC) + timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def keys_file(tmp_path_factory):
-    return tmp_path_factory.mktemp("keys") / "keys.json"
-
-
-@pytest.fixture(scope="module")
-def key(keys_file):
-    return add_key(keys_file, "shop", 10_000, LATER)
-
-
-@pytest.fixture(scope="module")
-def keyed(keys_file, key, tmp_path_factory):
-    args = {
-        "keys_file": str(keys_file), "cors_origins": [ORIGIN], "endpoints": {"health": "key"}
-    }  # fmt: skip
-    deployments = [{"name": "Ingress", "num_replicas": 2}]
-    config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
-        {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
-    )
-    with Service(config.write(tmp_path_factory.mktemp("keyed") / "config.yaml")) as service:
-        yield service
 
 
 @pytest.fixture

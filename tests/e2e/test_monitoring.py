@@ -3,7 +3,6 @@
 import json
 import math
 import threading
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -14,7 +13,6 @@ from bench.dashboard import as_grafana_asks
 from bench.prometheus import Prometheus
 from deployments.serve_config import ServeConfig
 from deployments.telemetry.catalogue import ALL, PREDICTIONS
-from mlc_core.keys import add_key
 from mlc_core.spec import HEADS
 
 pytestmark = needs_prometheus
@@ -30,16 +28,6 @@ QUERIES = [
 
 
 @pytest.fixture(scope="module")
-def keys_file(tmp_path_factory):
-    return tmp_path_factory.mktemp("keys") / "keys.json"
-
-
-@pytest.fixture(scope="module")
-def key(keys_file):
-    return add_key(keys_file, "shop", 1000, datetime.now(UTC) + timedelta(days=1))
-
-
-@pytest.fixture(scope="module")
 def autoscaled_url(tmp_path_factory, keys_file, key):
     """A service with keys, whose preprocessors Serve scales, so that there is something to see."""
     scaled = {
@@ -49,8 +37,11 @@ def autoscaled_url(tmp_path_factory, keys_file, key):
             "policy": {"policy_function": "deployments.pipeline.autoscaling:groups_per_replica"},
         },
     }  # fmt: skip
-    args = {"keys_file": str(keys_file), "endpoints": {"metrics": "open"}}
-    config = ServeConfig.read(PROJECT / "serve_config.yaml").merge(
+    catalogue = tmp_path_factory.mktemp("catalogue")
+    args = {
+        "keys_file": str(keys_file), "endpoints": {"metrics": "open"}, "catalog": str(catalogue)
+    }  # fmt: skip
+    config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(
         {"applications": [{"name": "mlc", "deployments": [scaled], "args": args}]}
     )
     with Service(config.write(tmp_path_factory.mktemp("scaled") / "config.yaml")) as service:
@@ -59,7 +50,7 @@ def autoscaled_url(tmp_path_factory, keys_file, key):
 
 @pytest.fixture(scope="module")
 def scraped(autoscaled_url, key, tmp_path_factory):
-    """A Prometheus that scrapes while good and bad photos are sent."""
+    """A Prometheus that scrapes while good and bad photos, searches and changes are sent."""
     over = threading.Event()
 
     def ask():
@@ -71,6 +62,9 @@ def scraped(autoscaled_url, key, tmp_path_factory):
                 for photo in (jpeg(), FORMATS["png"], b"no photo"):
                     client.post("/v1/classify", content=photo)
                 client.get("/made/up")
+                client.put("/v1/catalog/shirt", content=jpeg())
+                client.post("/v1/similar", content=jpeg())
+                client.delete("/v1/catalog/nothing")
                 over.wait(0.02)
 
     asking = threading.Thread(target=ask)

@@ -5,9 +5,10 @@ import json
 import re
 import subprocess
 
+import httpx
 import pytest
 from readme import COMMANDS, printed
-from services import PROJECT, Running, environment, free_port, left_over
+from services import PROJECT, START_WITHIN_S, Running, environment, free_port, left_over
 
 from mlc_core.spec import HEADS
 
@@ -54,6 +55,19 @@ def test_make_serve_says_what_it_does_and_make_stop_leaves_nothing(tmp_path):
         ["make", "stop", f"PORT={port}"], cwd=PROJECT, capture_output=True, timeout=120, check=True
     )
     assert b"stopped the service" in stopped.stdout
+    assert serving.wait() == 0
+    assert left_over(port) == []
+
+
+@pytest.mark.slow
+def test_make_demo_serves_a_shop_whose_products_are_found(tmp_path):
+    port = free_port()
+    serving = Running([*printed("make demo").split(), f"PORT={port}"], tmp_path / "output")
+    serving.wait_for("stop      Ctrl-C", 2 * START_WITHIN_S)
+    photo = (PROJECT / "build/demo/photos/7.jpg").read_bytes()
+    found = httpx.post(f"http://127.0.0.1:{port}/v1/similar", content=photo, trust_env=False)
+    assert found.json()["products"][0]["id"] == "P00007"
+    serving.press_ctrl_c()
     assert serving.wait() == 0
     assert left_over(port) == []
 
