@@ -37,11 +37,13 @@ class Scenario(LoadTestShape):
     Attributes:
         bad_share: share of the sent photos that are not photos.
         needs: options that must be given.
+        searches: whether the photos are sent to find similar products.
     """
 
     abstract: ClassVar[bool] = True
     bad_share: ClassVar[float] = 0.0
     needs: ClassVar[tuple[str, ...]] = ()
+    searches: ClassVar[bool] = False
 
     def level(self, at_s: float, all_s: float) -> float:
         """The load, as a share of its peak."""

@@ -43,6 +43,7 @@ class Many(NamedTuple):
 
 
 MANY = Many(0.1, 4)
+FILTERED, FILTER = 1 / 3, "category=Tshirts"  # share of the searches with a filter
 
 
 class Traffic:
@@ -141,6 +142,21 @@ def fault_of(
         return next(filter(None, faults), None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return f"not an answer: {error!r}"
+
+
+def fault_of_search(body: bytes | None, *, filtered: bool) -> str | None:
+    """What is wrong with the products that a search answers; None when they are right."""
+    try:
+        products = json.loads(body or b"")["products"]
+        similarity = [product["similarity"] for product in products]
+        categories = {product["labels"]["category"] for product in products}
+    except (ValueError, LookupError, TypeError) as error:
+        return f"no products: {error!r}"
+    if not products and not filtered:
+        return "no products; does the catalogue have any?"
+    if similarity != sorted(similarity, reverse=True):
+        return "the most similar products do not come first"
+    return "products that the filter excludes" if filtered and categories - {"Tshirts"} else None
 
 
 def _fault(result: Mapping[str, Any], good: bool, heads: Mapping[str, Sequence[str]]) -> str | None:

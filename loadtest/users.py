@@ -13,7 +13,17 @@ from locust.exception import StopUser
 
 from loadtest.findings import of
 from loadtest.levels import arrivals
-from loadtest.traffic import MANY, REFUSED, Traffic, fault_of, photos, version_of
+from loadtest.traffic import (
+    FILTER,
+    FILTERED,
+    MANY,
+    REFUSED,
+    Traffic,
+    fault_of,
+    fault_of_search,
+    photos,
+    version_of,
+)
 
 ANSWERED_WITHIN_S = 30.0
 _IN_FLIGHT_MOST = 2000  # of an open loop, in one process; arrivals beyond that are dropped
@@ -38,11 +48,16 @@ class _Client(FastHttpUser):
         Args:
             intended: when it should have been sent, on `time.perf_counter`; latency counts from it.
         """
-        many = self.chance.random() < MANY.share
-        sent = [self.traffic.next_photo() for _ in range(MANY.photos if many else 1)]
         scenario: Any = self.environment.shape_class
+        many = not scenario.searches and self.chance.random() < MANY.share
+        sent = [self.traffic.next_photo() for _ in range(MANY.photos if many else 1)]
         base, prefix = scenario.target(self.environment)
         path = "/v1/classify/batch" if many else "/v1/classify"
+        query = ""
+        if scenario.searches:
+            path, query = "/v1/similar", "?labels=true"
+            if self.chance.random() < FILTERED:
+                query += f"&filter={FILTER}"
         request_id = uuid.uuid4().hex
         body: dict[str, Any] = {"data": sent[0][0]}
         headers = {"X-Request-ID": request_id}
@@ -51,7 +66,11 @@ class _Client(FastHttpUser):
         else:
             headers["Content-Type"] = "application/octet-stream"
         with self.client.post(
-            base + path, name=f"{prefix}{path}", headers=headers, catch_response=True, **body
+            base + path + query,
+            name=f"{prefix}{path}",
+            headers=headers,
+            catch_response=True,
+            **body,
         ) as answer:
             if intended is not None:
                 answer.request_meta["response_time"] = 1e3 * (time.perf_counter() - intended)
@@ -63,6 +82,8 @@ class _Client(FastHttpUser):
             fault = fault_of(
                 answer.status_code, answer.content, good, self._heads(base, version), many=many
             )
+            if fault is None and query:
+                fault = fault_of_search(answer.content, filtered="&" in query)
             if fault is None and answer.headers.get("x-request-id") != request_id:
                 fault = "the answer has another request's id"
             if fault and fault.startswith(REFUSED):

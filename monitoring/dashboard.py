@@ -26,6 +26,8 @@ _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _APP = 'application=~"$application"'
 _CLASSIFY = f'{_APP}, route=~"/v1/classify.*"'
 _ANSWERED = f'{_APP}, route="/v1/classify", status="200"'
+_SEARCHES = f'{_APP}, route="/v1/similar"'
+_IN_CATALOG = f'{_APP}, stage=~"search|write|read"'
 _HEAD = f'{_APP}, head="$head"'
 _WIDE = 24  # columns that Grafana has
 _P99_S = load_objectives(OBJECTIVES).p99_s or 0.0
@@ -284,6 +286,50 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (f"sum by (outcome) (ray_mlc_model_updates_total{{{_APP}}})", "{{outcome}}"),
                 (f"sum(ray_mlc_model_update_stuck{{{_APP}}})", "stuck now"),
             ),
+        ),
+    ),
+    "Similar products": (
+        Panel(
+            "Searches a second, by status",
+            "Empty without a catalogue.",
+            "reqps",
+            ((_rate("ray_mlc_photos_answered_total", _SEARCHES, "status"), "{{status}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "Searches and writes, p99",
+            "In the catalogue alone, without the photo's way to its embedding.",
+            "s",
+            (
+                (
+                    _quantile(0.99, "ray_mlc_stage_duration_seconds", _IN_CATALOG, "stage"),
+                    "{{stage}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Products",
+            "By the embedding of a model; a new model's catalogue is built beside the old one.",
+            "none",
+            (
+                (
+                    f"max by (embedding) (ray_mlc_catalog_products{{{_APP}}})",
+                    "{{embedding}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Age",
+            "Since the last write: the shop's feed.",
+            "s",
+            ((f"min(ray_mlc_catalog_age_seconds{{{_APP}}})", "age"),),
+        ),
+        Panel(
+            "Writes a second, by outcome",
+            "Refused ones are products that customers do not find.",
+            "cps",
+            ((_rate("ray_mlc_catalog_writes_total", _APP, "outcome"), "{{outcome}}"),),
+            stacked=True,
         ),
     ),
     "Predictions and confidence": (

@@ -33,6 +33,7 @@ KUBECTL = [
 # What a reader fills in, and what KubeRay makes of the RayService mlc.
 THEIRS = {"CLUSTER", "NODE"}
 MADE = {"service/mlc-serve-svc", "service/mlc-head-svc"}
+SHOPS = {"service/mlc-postgres"}  # the database that the component `similar` expects
 
 
 def everything():
@@ -112,7 +113,8 @@ def test_what_a_command_names_is_there(command):
     if "--for" in options:
         condition = options["--for"].removeprefix("condition=").removesuffix("=False")
         assert condition in {"delete", "Ready", "UpgradeInProgress"}  # the latter KubeRay's
-    there = {f"{e['kind'].lower()}/{e['metadata']['name']}" for e in everything()} | MADE
+    there = {f"{e['kind'].lower()}/{e['metadata']['name']}" for e in everything()}
+    there |= MADE | SHOPS
     # A kind alone lists; where it is created, its name is nobody's yet.
     named = [word for word in words if "/" in word]
     kinds = {
@@ -126,7 +128,7 @@ def test_what_a_command_names_is_there(command):
     for name in named:
         assert name in there, name
     assert {word for word in words if "/" not in word} <= kinds | THEIRS | {
-        "mlc", "mlc-redis", "8000", "8265", "8089",
+        "mlc", "mlc-redis", "mlc-postgres", "8000", "8265", "8089", "5432",
     }  # fmt: skip
 
 
@@ -169,6 +171,7 @@ def test_every_command_is_checked_here_or_is_no_command_of_ours():
     elsewhere = {
         "curl -F image=@samples/tshirt.jpg http://127.0.0.1:8000/v1/classify",
         "make generate",
+        "mlc index products.csv postgresql://mlc@127.0.0.1/mlc",
         "make test-kubernetes SHARED=/a/directory/that/all/nodes/share",
     }
     ours = {c for c in others if c.startswith("tar ")}  # its kubectl is checked

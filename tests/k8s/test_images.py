@@ -48,10 +48,10 @@ def test_packages_are_installed_in_a_stage_of_their_own_and_pinned(target):
 
 def test_tensorflow_is_in_the_gpu_image_alone():
     extras = {
-        target: re.findall(r"\.\[(\w+)\]", " ".join(s.text for s in steps(f"{target}-packages")))
+        target: re.findall(r"\.\[([\w,]+)\]", " ".join(s.text for s in steps(f"{target}-packages")))
         for target in TARGETS
     }
-    assert extras == {"serve": [], "gpu": ["gpu"], "loadtest": ["loadtest"]}
+    assert extras == {"serve": ["postgres"], "gpu": ["gpu,postgres"], "loadtest": ["loadtest"]}
     wanted = PYPROJECT["project"]["optional-dependencies"]
     assert any("tensorflow" in name for name in wanted["gpu"])
     others = (*PYPROJECT["project"]["dependencies"], *wanted["loadtest"])

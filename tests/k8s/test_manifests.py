@@ -154,6 +154,7 @@ def test_what_pods_refer_to_is_there(any_objects):
 def test_selectors_select_what_they_are_for(any_objects):
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(any_objects).items()}
     gateway = {"gateway.networking.k8s.io/gateway-name": "mlc-gateway"}  # made by its controller
+    database = {"app.kubernetes.io/instance": "mlc-postgres"}  # the shop's own
     for each in of_kind(any_objects, "PodDisruptionBudget"):
         selector = each["spec"]["selector"]
         group = each["metadata"]["name"].removeprefix("mlc-")
@@ -170,7 +171,7 @@ def test_selectors_select_what_they_are_for(any_objects):
             if "podSelector" in peer and "namespaceSelector" not in peer
         ]
         for selector in (each["spec"]["podSelector"], *peers):
-            there = (*labels.values(), gateway)
+            there = (*labels.values(), gateway, database)
             assert any(selects(selector, pod) for pod in there), each["metadata"]
     for group in groups(any_objects).values():
         for spread in group.pod["spec"].get("topologySpreadConstraints", []):

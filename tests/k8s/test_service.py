@@ -60,7 +60,10 @@ def test_the_base_says_a_whole_config_too():
 def test_head_and_workers_start_with_the_same_environment(any_objects):
     assert cluster_env().items() <= environment(any_objects).items()
     assert all(environment(any_objects)[flag] == "1" for flag in FAST_FLAGS)
-    own = {name: group.container.get("env", []) for name, group in groups(any_objects).items()}
+    own = {
+        name: [each for each in group.container.get("env", []) if each["name"] != "PGPASSWORD"]
+        for name, group in groups(any_objects).items()
+    }
     drain = {"name": DRAIN, "value": "0"}
     assert own == {"head": [drain], "front": [], "classifier": []}
 
@@ -214,3 +217,13 @@ def test_the_policy_is_named_in_one_place():
         if "policy_function" in path.read_text(encoding="utf-8")
     ]  # fmt: skip
     assert [path.parent.name for path in named] == ["base"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_component_similar_adds_the_deployment_that_searches(overlay):
+    objects = render(overlay, "similar")
+    assert application(objects)["args"]["catalog"] == "postgresql://mlc@mlc-postgres/mlc"
+    assert deployments(objects).keys() - deployments(render(overlay)).keys() == {"SimilarProducts"}
+    own = groups(objects)["front"].container["env"]
+    assert [each["name"] for each in own] == ["PGPASSWORD"]
+    assert "password" not in application(objects)["args"]["catalog"]

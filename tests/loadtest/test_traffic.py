@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from loadtest.traffic import Traffic, fault_of, photos, version_of
+from loadtest.traffic import Traffic, fault_of, fault_of_search, photos, version_of
 
 HEADS = {"color": ["Red"], "category": ["Ties", "Heels"]}
 
@@ -89,3 +89,28 @@ def test_a_directory_without_photos_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no photo")
     with pytest.raises(ValueError, match=r"notes\.txt"):
         photos(str(tmp_path))
+
+
+def found(*products):
+    listed = [{"similarity": s, "labels": {"category": category}} for s, category in products]
+    return json.dumps({"products": listed}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "filtered", "said"),
+    [
+        (found((0.9, "Ties"), (0.8, "Heels")), False, None),
+        (found((0.9, "Tshirts")), True, None),
+        (found(), True, None),
+        (found(), False, "no products; does the catalogue have any?"),
+        (
+            found((0.8, "Ties"), (0.9, "Heels")),
+            False,
+            "the most similar products do not come first",
+        ),
+        (found((0.9, "Ties")), True, "products that the filter excludes"),
+        (b"{}", False, "no products: KeyError('products')"),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_told(body, filtered, said):
+    assert fault_of_search(body, filtered=filtered) == said

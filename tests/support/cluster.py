@@ -23,9 +23,9 @@ NAMESPACE, CLIENTS = "mlc", "ingress-nginx"
 SERVICE = ("ray.io", "v1", NAMESPACE)
 GROUPS = {"front": ("Ingress", "Preprocessor"), "classifier": ("Classifier",)}
 IMAGE = "mlc:0.1.0"
-COMPONENTS = ("redis", "models", "loadtest")
+COMPONENTS = ("redis", "models", "loadtest", "similar")
 TOKENS_SINCE = (1, 6)  # of KubeRay, which makes the token and asks with it
-RENDERED = "base/serve_config.rendered.yaml"
+RENDERED = "components/similar/serve_config.rendered.yaml"
 _SENDER = Path(__file__).with_name("sender.py")
 
 

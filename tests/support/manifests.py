@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from k8s.render import rendered
+
 PROJECT = Path(__file__).resolve().parents[2]
 K8S = PROJECT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
@@ -68,13 +70,15 @@ def overlay_with(
     with tempfile.TemporaryDirectory() as folder:
         for part in ("k8s", "monitoring"):
             shutil.copytree(PROJECT / part, Path(folder, part))
-        for name, text in changes.items():
-            Path(folder, "k8s", name).write_text(text, encoding="utf-8")
         file = Path(folder, "k8s/overlays", overlay, "kustomization.yaml")
         named = ", ".join(f"../../components/{component}" for component in components)
         text, lines = re.subn(r"components: \[.*\]", f"components: [{named}]", file.read_text())
         assert lines == 1
         file.write_text(text, encoding="utf-8")
+        for made, contents in rendered(Path(folder, "k8s")).items():
+            made.write_text(contents, encoding="utf-8")
+        for name, text in changes.items():
+            Path(folder, "k8s", name).write_text(text, encoding="utf-8")
         yield file.parent
 
 
