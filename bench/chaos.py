@@ -136,7 +136,7 @@ def chaos(
         over = threading.Event()
         killer = threading.Thread(
             target=_kill_in_turn,
-            args=(server.port, every_s, victims, killed, over),
+            args=(server.port, seconds, every_s, victims, killed, over),
             daemon=True,
         )
         killer.start()
@@ -147,11 +147,12 @@ def chaos(
 
 
 def _kill_in_turn(
-    port: int, every_s: float, victims: Sequence[str], killed: list[tuple[float, str]],
-    over: threading.Event,
+    port: int, seconds: float, every_s: float, victims: Sequence[str],
+    killed: list[tuple[float, str]], over: threading.Event,
 ) -> None:  # fmt: skip
+    until = time.monotonic() + seconds - every_s / 2  # what the last kill costs must show
     for victim in itertools.cycle(victims):
-        if over.wait(every_s):
+        if over.wait(every_s) or time.monotonic() > until:
             return
         found = [each for each in processes(port) if process_name(each) == victim]
         if not found:
