@@ -67,7 +67,7 @@ def test_make_demo_serves_a_shop_whose_products_are_found(tmp_path):
     photo = (PROJECT / "build/demo/photos/7.jpg").read_bytes()
     found = httpx.post(f"http://127.0.0.1:{port}/v1/similar", content=photo, trust_env=False)
     assert found.json()["products"][0]["id"] == "P00007"
-    serving.press_ctrl_c()
+    subprocess.run(["make", "stop", f"PORT={port}"], cwd=PROJECT, check=True, timeout=120)
     assert serving.wait() == 0
     assert left_over(port) == []
 
