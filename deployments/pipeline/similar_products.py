@@ -49,8 +49,7 @@ _Result = TypeVar("_Result")
 class SimilarProducts:
     """Answers searches, and changes products, of the catalogues of one place.
 
-    If the place can't be reached, it answers Unavailable until it can: a database that is down
-    must keep nobody from labels.
+    If the place can't be reached, it answers Unavailable until it can. Labels do not depend on it.
     """
 
     def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:

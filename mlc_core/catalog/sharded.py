@@ -27,8 +27,8 @@ class ShardedCatalog:
     should be repeated.
 
     Args:
-        catalogs: the shards. Their number and order decide where a product is; whoever changes them
-            must index again.
+        catalogs: the shards. Their number and order decide where a product is. If either changes,
+            the products must be indexed again.
     """
 
     def __init__(self, catalogs: Sequence[Catalog]) -> None:
