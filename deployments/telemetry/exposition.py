@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import ray
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-PREFIXES = ("ray_mlc_", "ray_serve_")
+PREFIXES = (b"ray_mlc_", b"ray_serve_")
 _NODE_TIMEOUT_S = 1.0
+_FAMILY = b"\n# HELP "  # no label can hold it: a line break in one is written as \n
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between nodes
 
 
@@ -29,35 +30,31 @@ async def exposition() -> bytes:
     return await asyncio.to_thread(merge, texts)
 
 
-def merge(texts: Sequence[str | None]) -> bytes:
+def merge(texts: Sequence[bytes | None]) -> bytes:
     """One text from those of all nodes; None is a node that did not answer.
 
-    It copies lines as they are. Parsing and writing a node's 1,500 lines took the ingress 0.16 s
-    at each scrape (docs/LOG.md, 2 cores, 2026-11), and blocked its event loop in that time.
+    It copies families whole. Parsing and writing a node's 1,500 lines took the ingress 0.16 s at
+    each scrape (docs/LOG.md, 2 cores, 2026-11), and blocked its event loop in that time.
     """
-    heads: dict[str, dict[str, str]] = {}  # family -> HELP or TYPE -> its line
-    samples: dict[str, list[str]] = {}
+    families: dict[bytes, list[bytes]] = {}  # name -> HELP and TYPE, then the samples of each node
     for text in texts:
-        family = ""
-        for line in (text or "").splitlines(keepends=True):
-            if line.startswith("# "):
-                _, kind, family, *_ = line.split(" ", 3)
-                if family.startswith(PREFIXES):
-                    heads.setdefault(family, {}).setdefault(kind, line)
-            elif family.startswith(PREFIXES):
-                samples.setdefault(family, []).append(line)
-    lines = (line for f in heads for line in (*heads[f].values(), *samples.get(f, ())))
+        for family in b"\n".join((b"", text or b"")).rstrip(b"\n").split(_FAMILY)[1:]:
+            if family.startswith(PREFIXES):
+                name, _, _ = family.partition(b" ")
+                help_line, type_line, *samples = family.split(b"\n", 2)
+                families.setdefault(name, [_FAMILY[1:] + help_line, type_line]).extend(samples)
     registry = CollectorRegistry()
     unreachable = Gauge(
         "mlc_nodes_unreachable", "Nodes whose agent did not answer.", registry=registry
     )
     unreachable.set(sum(text is None for text in texts))
-    return "".join(lines).encode() + generate_latest(registry)
+    parts = [part for family in families.values() for part in family]
+    return b"\n".join((*parts, generate_latest(registry)))
 
 
-def _fetch(url: str) -> str | None:
+def _fetch(url: str) -> bytes | None:
     try:
         with _opener.open(url, timeout=_NODE_TIMEOUT_S) as answer:
-            return str(answer.read().decode())
+            return bytes(answer.read())
     except (OSError, ValueError):
         return None

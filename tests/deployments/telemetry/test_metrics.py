@@ -87,7 +87,7 @@ ray_node_cpu 3
 
 
 def test_nodes_are_merged_and_one_that_is_silent_is_counted():
-    texts = [NODE.format(node="a", count=1), None, NODE.format(node="b", count=2)]
+    texts = [NODE.format(node="a", count=1).encode(), None, NODE.format(node="b", count=2).encode()]
     lines = merge(texts).decode().splitlines()
     assert lines.count("# TYPE ray_mlc_photos_received_total counter") == 1
     assert 'ray_mlc_photos_received_total{node="a"} 1' in lines
@@ -104,7 +104,7 @@ def test_what_is_merged_is_what_prometheus_reads():
         waits.labels(node).observe(1.5)
         Gauge("other", "Not ours", registry=registry).set(1)
         Counter("ray_serve_calls", "Calls", ("node",), registry=registry).labels(node).inc(3)
-        nodes.append(generate_latest(registry).decode())
+        nodes.append(generate_latest(registry))
     families = {f.name: f for f in text_string_to_metric_families(merge(nodes).decode())}
     for name, kind, of_each in (
         ("ray_mlc_waits", "histogram", 5),
