@@ -15,7 +15,7 @@ from deployments.settings import ClassifierConfig, Settings, parse
 from mlc_core.artifact import load_artifact
 from mlc_core.catalog.catalog import CatalogError
 from mlc_core.catalog.opening import found
-from mlc_core.errors import ArtifactError, KeysError
+from mlc_core.errors import ArtifactError, KeysError, ProfileError
 from mlc_core.keys import read_keys
 
 BUILDER = "deployments.app:build"
@@ -97,12 +97,13 @@ class ServeConfig:
         It accepts any config whose `import_path` is not BUILDER.
 
         Args:
-            models: verify the artifacts, the file of keys and the catalogue too. They must be on
+            models: verify artifacts, profiles, file of keys and catalogue too. They must be on
                 this machine.
 
         Raises:
             ValueError: names every wrong key, its value and what was expected; the deployment that
-                would never scale up; or the artifact or file of keys that can't be used, and why.
+                would never scale up; or the artifact, profile or file of keys that can't be used,
+                and why.
         """
         if self.application["import_path"] != BUILDER:
             return
@@ -120,7 +121,7 @@ class ServeConfig:
             if models:
                 try:
                     _check_model(config)
-                except ArtifactError as error:
+                except (ArtifactError, ProfileError) as error:
                     raise ValueError(f"{source}: {error}") from error
 
     def _check_catalog(self, *, models: bool) -> None:
@@ -188,6 +189,7 @@ def _check_model(config: ClassifierConfig) -> None:
             f"{artifact.path} lacks {', '.join(missing)}; to drop a head, "
             "list those that stay as `heads`"
         )
+    config.read_profiles(artifact.spec)
 
 
 def main() -> int:

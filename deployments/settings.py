@@ -21,6 +21,9 @@ from pydantic import (
 )
 
 from mlc_core.engines.engine import EngineName, Precision
+from mlc_core.errors import ProfileError
+from mlc_core.profiles import Profile, read_profile
+from mlc_core.spec import Spec
 
 PROJECT = Path(__file__).resolve().parent.parent
 # In the environment: where replicas listen for groups; the node's address without it.
@@ -223,6 +226,11 @@ class ClassifierConfig(_Strict):
         description="heads that the model must have. Without it, a model needs every head of the "
         "model that it replaces. To drop a head, list those that stay",
     )
+    profiles: list[str] = Field(
+        default=[],
+        description="files of [profiles](profiles.md), a merchant's own words for the classes; a "
+        "relative path starts at the project's root",
+    )
     threads: NonNegativeInt = Field(
         default=1, description="threads of one inference; 0 leaves it to the engine"
     )
@@ -236,6 +244,18 @@ class ClassifierConfig(_Strict):
     @property
     def model_path(self) -> Path:
         return PROJECT / self.model
+
+    def read_profiles(self, spec: Spec) -> list[Profile]:
+        """The profiles, for the model of a spec.
+
+        Raises:
+            ProfileError: one of them is wrong; two have one name.
+        """
+        profiles = [read_profile(PROJECT / file, spec) for file in self.profiles]
+        names = [each.name for each in profiles]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ProfileError(f"two profiles are named {twice[0]}; rename one of their files")
+        return profiles
 
 
 Model = TypeVar("Model", bound=BaseModel)

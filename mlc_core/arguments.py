@@ -75,6 +75,9 @@ def _classify(command: argparse.ArgumentParser) -> None:
         default=1,
         help=f"labels per head, 1 to {MAX_TOP_K}, default %(default)s",
     )
+    command.add_argument(
+        "--profile", type=Path, metavar="FILE", help="a merchant's own words for the classes"
+    )
     _precision(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
@@ -192,7 +195,12 @@ def _keys(command: argparse.ArgumentParser) -> None:
         help="how long it is valid, default %(default)s",
     )
     add.add_argument("--writes", action="store_true", help="it may change the catalogue too")
-    listing = actions.add_parser("list", help="print names, rates, expiries and which may write")
+    add.add_argument(
+        "--profile", default="", help="whose words its answers have, unless a request says others"
+    )
+    listing = actions.add_parser(
+        "list", help="print names, rates, expiries, which may write, and profiles"
+    )
     revoke = actions.add_parser("revoke", help="remove a key; services follow within seconds")
     revoke.add_argument("name", metavar="NAME")
     for action in (add, listing, revoke):

@@ -42,6 +42,7 @@ from mlc_core.errors import ArtifactError, MlcError, PhotoFault
 from mlc_core.keys import add_key, read_keys, revoke_key
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import FORMATS, decode
+from mlc_core.profiles import read_profile
 from mlc_core.spec import DEFAULT_IMAGE_SIZE, EMBEDDING, ImageSize
 
 _BATCH = 32
@@ -131,7 +132,10 @@ def _classify(options: argparse.Namespace) -> int:
     width = max([len("photo"), *(len(str(photo)) for photo in photos)])
     if not options.json:
         _print_row("photo", heads, width)
-    for photo, answer in _answers(photos, artifact, engine, options.top_k):
+    profiles = [read_profile(options.profile, artifact.spec)] if options.profile else []
+    labeller = Labeller(artifact.spec, profiles)
+    choice = Choice(top_k=options.top_k, profile="".join(each.name for each in profiles))
+    for photo, answer in _answers(photos, artifact.spec.image, engine, labeller, choice):
         if isinstance(answer, Exception):
             failed += 1
             _report(f"mlc: {photo}: {_reason(answer)}")
@@ -221,18 +225,17 @@ def _photos(name: str) -> list[Path]:
 
 
 def _answers(
-    photos: Sequence[Path], artifact: Artifact, engine: Engine, top_k: int
+    photos: Sequence[Path], size: ImageSize, engine: Engine, labeller: Labeller, choice: Choice
 ) -> Iterator[tuple[Path, dict[str, Any] | Exception]]:
     """Each photo in order, with the fields of its answer or the reason why there is none."""
-    labeller = Labeller(artifact.spec)
     for start in range(0, len(photos), _BATCH):
         batch = photos[start : start + _BATCH]
-        opened = [_opened(photo, artifact.spec.image) for photo in batch]
+        opened = [_opened(photo, size) for photo in batch]
         images = [each for each in opened if not isinstance(each, Exception)]
         answers: Iterator[bytes] = iter(())
         if images:
-            choices = [Choice(top_k=top_k)] * len(images)
-            answers = iter(labeller.answers(engine.infer(np.stack(images)), choices))
+            probabilities = engine.infer(np.stack(images))
+            answers = iter(labeller.answers(probabilities, [choice] * len(images)))
         for photo, image in zip(batch, opened, strict=True):
             yield photo, image if isinstance(image, Exception) else parse_answer(next(answers))
 
@@ -247,7 +250,9 @@ def _opened(photo: Path, size: ImageSize) -> NDArray[np.uint8] | Exception:
 def _ranked(label: Mapping[str, Any], rank: int) -> str:
     """A head's label (rank 0) or alternative, with its confidence; "" if there is none."""
     ranked = [label, *label["alternatives"]]
-    return "{label} {confidence:.0%}".format(**ranked[rank]) if rank < len(ranked) else ""
+    if rank >= len(ranked):
+        return ""
+    return f"{ranked[rank]['label'] or 'hidden'} {ranked[rank]['confidence']:.0%}"
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -302,7 +307,10 @@ def _keys(options: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     if options.action == "add":
         expires = now + timedelta(days=options.days)
-        key = add_key(options.file, options.name, options.rate, expires, writes=options.writes)
+        key = add_key(
+            options.file, options.name, options.rate, expires,
+            writes=options.writes, profile=options.profile,
+        )  # fmt: skip
         print(key)
         _report(
             f"Keep it now: {options.file} has only its hash. It is valid to {expires:%Y-%m-%d}."
@@ -319,7 +327,7 @@ def _keys(options: argparse.Namespace) -> int:
             cells = [
                 f"{each.photos_per_s:g}",
                 f"{each.expires:%Y-%m-%d %H:%M %Z}{expired}",
-                "writes" if each.writes else "",
+                " ".join(["writes"] * each.writes + [each.profile] * bool(each.profile)),
             ]
             _print_row(each.name, cells, width)
     return OK

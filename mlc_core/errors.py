@@ -11,11 +11,16 @@
     probabilities ── labels
                        │
                        ├─ PrecisionUnknown: the model promises none
-                       └─ EmbeddingUnknown: the model has none
+                       ├─ EmbeddingUnknown: the model has none
+                       └─ ProfileUnknown: the operator has set up none of that name
 
     data set ── training ──> artifact ── load ──> engine
        │                        │
        └─ DataSetError          └─ ArtifactError: missing, altered or inconsistent
+
+    profile ── read
+                 │
+                 └─ ProfileError: missing, wrong, or of another model
 
     file of keys ── read, add, revoke
                        │
@@ -60,6 +65,14 @@ class PrecisionUnknown(ChoiceRefused):
 
 class EmbeddingUnknown(ChoiceRefused):
     """A client asks for an embedding, and the model has none."""
+
+
+class ProfileUnknown(ChoiceRefused):
+    """A client asks for a profile, and the service has none of that name."""
+
+
+class ProfileError(MlcError):
+    """A profile can't be read, or does not fit the model."""
 
 
 class ArtifactError(MlcError):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlc_core.errors import KeysError
+from mlc_core.profiles import PROFILE_NAME, PROFILE_NAMES
 
 MAX_KEYS = 1000  # a metric has their names as a label
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -36,6 +37,7 @@ class Key(NamedTuple):
         photos_per_s: the client's rate.
         expires: when it stops being valid, with a time zone.
         writes: whether it may change the catalogue.
+        profile: whose words its answers have, unless a request names another; "" for the model's.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Key(NamedTuple):
     photos_per_s: float
     expires: datetime
     writes: bool = False
+    profile: str = ""
 
 
 def hash_of(key: bytes) -> bytes:
@@ -84,7 +87,13 @@ def read_keys(file: Path) -> list[Key]:
 
 
 def add_key(
-    file: Path, name: str, photos_per_s: float, expires: datetime, *, writes: bool = False
+    file: Path,
+    name: str,
+    photos_per_s: float,
+    expires: datetime,
+    *,
+    writes: bool = False,
+    profile: str = "",
 ) -> str:
     """Add a new key to a file, which is created if it is missing.
 
@@ -96,7 +105,8 @@ def add_key(
     """
     plain = f"mlc_{secrets.token_urlsafe(32)}"
     try:
-        key = _parse(_fields(Key(name, hash_of(plain.encode()), photos_per_s, expires, writes)))
+        new = Key(name, hash_of(plain.encode()), photos_per_s, expires, writes, profile)
+        key = _parse(_fields(new))
     except ValueError as error:
         raise KeysError(str(error)) from error
     with _locked(file):
@@ -130,9 +140,10 @@ def revoke_key(file: Path, name: str) -> None:
 def _parse(entry: Any) -> Key:
     """Raise ValueError if the entry is wrong."""
     needed = {"name", "sha256", "photos_per_s", "expires"}
-    if not isinstance(entry, dict) or set(entry) - {"writes"} != needed:
+    if not isinstance(entry, dict) or set(entry) - {"writes", "profile"} != needed:
         raise ValueError(
-            "expected an object with name, sha256, photos_per_s, expires and perhaps writes"
+            "expected an object with name, sha256, photos_per_s, expires and perhaps writes and "
+            "profile"
         )
     name, sha256, rate, expires = (
         entry[field] for field in ("name", "sha256", "photos_per_s", "expires")
@@ -156,12 +167,18 @@ def _parse(entry: Any) -> Key:
     writes = entry.get("writes", False)
     if not isinstance(writes, bool):
         raise ValueError(f"writes = {writes!r}: expected true or false")
-    return Key(name, bytes.fromhex(sha256), float(rate), until, writes)
+    profile = entry.get("profile", "")
+    if not isinstance(profile, str) or (profile and not PROFILE_NAME.fullmatch(profile)):
+        raise ValueError(f"profile = {profile!r}: expected {PROFILE_NAMES}")
+    return Key(name, bytes.fromhex(sha256), float(rate), until, writes, profile)
 
 
 def _fields(key: Key) -> dict[str, Any]:
     expires = key.expires.astimezone(UTC).isoformat(timespec="seconds")
-    return {**key._asdict(), "sha256": key.sha256.hex(), "expires": expires}
+    fields = {**key._asdict(), "sha256": key.sha256.hex(), "expires": expires}
+    if not key.profile:  # services from before profiles can read the file
+        del fields["profile"]
+    return fields
 
 
 @contextmanager

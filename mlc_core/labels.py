@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.engines.engine import Images, Probabilities
-from mlc_core.errors import ChoiceRefused, EmbeddingUnknown, PrecisionUnknown
+from mlc_core.errors import ChoiceRefused, EmbeddingUnknown, PrecisionUnknown, ProfileUnknown
+from mlc_core.profiles import HIDDEN, Profile
 from mlc_core.spec import EMBEDDING, Spec
 from mlc_core.taxonomy import Named, Taxonomy
 
@@ -32,6 +33,7 @@ class Choice(NamedTuple):
             training; 0 asks for nothing. Between two precisions of the spec, the higher one counts.
         consistent: whether the heads of the hierarchy name a path of the taxonomy, if the model
             has one. If not, each head names its own most probable class.
+        profile: name of the profile whose words are the classes; "" for the model's own.
     """
 
     top_k: int = 1
@@ -39,6 +41,7 @@ class Choice(NamedTuple):
     precision: float = 0.0
     consistent: bool = True
     embedding: bool = False
+    profile: str = ""
 
 
 _PLAIN = Choice()
@@ -53,14 +56,21 @@ _LEAST_CORRELATION = 0.5
 class Labeller:
     """Writes the answers of one model. It encodes the class names once, not for each photo."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, profiles: Sequence[Profile] = ()) -> None:
         self._spec = spec
+        self._profiles = {each.name: (each, Labeller(each.spec)) for each in profiles}
         self._taxonomy = Taxonomy(spec)
         self._model = json.dumps({"name": spec.name, "version": spec.version})
         self._classes = {
-            head: [json.dumps(name, ensure_ascii=False) for name in classes]
+            head: [json.dumps(name or None, ensure_ascii=False) for name in classes]
             for head, classes in spec.heads.items()
         }
+        # The number of the class that is never named, where a profile hides some.
+        self._hidden = {
+            head: classes.index(HIDDEN) if HIDDEN in classes else None
+            for head, classes in spec.heads.items()
+        }
+        self._hides = any(number is not None for number in self._hidden.values())
         # What most clients ask for, as templates of one confidence each.
         self._plain = {
             head: [
@@ -83,6 +93,12 @@ class Labeller:
             return EmbeddingUnknown(
                 f"{model} has no embedding; leave embedding out, or ask the operator for a newer "
                 "model"
+            )
+        if choice.profile and choice.profile not in self._profiles:
+            names = ", ".join(self._profiles) or "none"
+            return ProfileUnknown(
+                f"there is no profile {choice.profile[:40]!r}; of those that the operator has set "
+                f"up there is {names}. Leave profile out for the model's own classes"
             )
         return None
 
@@ -115,6 +131,7 @@ class Labeller:
         choices: Sequence[Choice],
         named: Named | None = None,
         images: Images | None = None,
+        strange: NDArray[np.bool_] | None = None,
     ) -> list[bytes]:
         """The JSON body that answers each photo.
 
@@ -124,6 +141,7 @@ class Labeller:
             named: what `name` returns for them, if it is known.
             images: uint8 (N, height_px, width_px, 3); without them, a blank photo and noise
                 get labels like any other.
+            strange: (N,), whether each photo can be promised no precision, if it is known.
         """
         named = named or self.name(probabilities, choices)
         rows = np.arange(len(choices))
@@ -134,14 +152,11 @@ class Labeller:
             [texts[n] % share for n, share in zip(best[head], confidence[head], strict=True)]
             for head, texts in self._plain.items()
         ]
-        strange = np.zeros(len(choices), bool)
-        if any(choice.precision for choice in choices):
-            strange = ~self.familiar(probabilities)
-            if images is not None:
-                strange |= blank(images) | noise(images)
+        if strange is None:
+            strange = self._strange(probabilities, choices, images)
         answers = []
         for row, choice in enumerate(choices):
-            if choice == _PLAIN:
+            if choice == _PLAIN and not self._hides:
                 labels = [texts[row] for texts in plain]
             else:
                 labels = [
@@ -159,7 +174,24 @@ class Labeller:
             answers.append(
                 f'{{"model":{self._model},"labels":{{{",".join(labels)}}}{vector}}}'.encode()
             )
+        for name in {choice.profile for choice in choices} & self._profiles.keys():
+            profile, labeller = self._profiles[name]
+            rows = np.flatnonzero([choice.profile == name for choice in choices])
+            merged = profile.merge(probabilities, rows)
+            own = [choices[row]._replace(profile="") for row in rows.tolist()]
+            named_again = labeller.answers(merged, own, strange=strange[rows])
+            for row, answer in zip(rows.tolist(), named_again, strict=True):
+                answers[row] = answer
         return answers
+
+    def _strange(
+        self, probabilities: Probabilities, choices: Sequence[Choice], images: Images | None
+    ) -> NDArray[np.bool_]:
+        """Whether each photo can be promised no precision; not looked at if none is asked for."""
+        if not any(choice.precision for choice in choices):
+            return np.zeros(len(choices), bool)
+        strange = ~self.familiar(probabilities)
+        return strange if images is None else strange | blank(images) | noise(images)
 
     def _label(
         self,
@@ -174,13 +206,16 @@ class Labeller:
         needed = max(choice.min_confidence, threshold(self._spec, head, choice.precision))
         if choice.precision and strange:
             needed = _NEVER
-        confident = confidence >= needed
+        confident = confidence >= needed and best != self._hidden[head]
         label = classes[best] if confident else "null"
         others: list[str] = []
         if choice.top_k > 1 or not confident:
             # Stable, so that equal probabilities keep the order of the classes, as argmax does.
             order = np.argsort(-probabilities, kind="stable")
-            ranked = [best, *order[order != best].tolist()][confident : choice.top_k]
+            ranked = [best, *order[order != best].tolist()]
+            if self._hidden[head] in ranked:
+                ranked.remove(self._hidden[head])
+            ranked = ranked[confident : choice.top_k]
             others = [
                 f'{{"label":{classes[n]},"confidence":{probabilities[n]:.4f}}}' for n in ranked
             ]

@@ -39,7 +39,8 @@ class Client:
     """
 
     __slots__ = (
-        "_at", "_most", "_share_per_s", "_tokens", "expires_at", "name", "sha256", "writes"
+        "_at", "_most", "_share_per_s", "_tokens", "expires_at", "name", "profile", "sha256",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, key: Key, ingresses: int) -> None:
@@ -51,7 +52,7 @@ class Client:
         """Take over what the file says, and the number of ingress replicas."""
         self._fill()  # at the share until now
         self.name, self.sha256, self.expires_at = key.name, key.sha256, key.expires.timestamp()
-        self.writes = key.writes
+        self.writes, self.profile = key.writes, key.profile
         self._share_per_s = key.photos_per_s / ingresses
         self._most = max(_BURST_PHOTOS, self._share_per_s * _BURST_S)
         self._fill()
@@ -168,6 +169,12 @@ class Access:
         if time.time() >= client.expires_at:
             raise KeyRefused("this key has expired; ask the operator for a new one")
         return client
+
+
+def profile_of(scope: Scope) -> str:
+    """The profile of a request's key, "" if it has none."""
+    client: Client | None = scope.get(CLIENT)
+    return "" if client is None else client.profile
 
 
 def take_rest(scope: Scope, photos: int) -> Client | None:

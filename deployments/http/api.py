@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import RequestError, ServiceError, WriteRefused
 from deployments.http import bodies
-from deployments.http.access import CLIENT, Access, take_rest
+from deployments.http.access import CLIENT, Access, profile_of, take_rest
 from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.openapi import contract
@@ -80,7 +80,7 @@ def build_api(
 
     async def classify_batch(request: Request) -> Response:
         entry = request.scope[ENTRY]
-        choice = choice_of(request.scope["query_string"])
+        choice = choice_of(request.scope["query_string"], profile_of(request.scope))
         upload = bodies.Upload(request.scope, request.receive, settings.upload_timeout_s)
         sent = await bodies.many_photos(upload, settings.limits)
         entry.note_read()

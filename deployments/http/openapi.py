@@ -238,6 +238,10 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                         {"type": "null"},
                     ],
                 },
+                "profiles": {
+                    "type": "object",
+                    "description": "Profile -> head -> the words that its labels have.",
+                },
                 "metrics": {"type": "object"},
                 "refused_update": {
                     "type": ["string", "null"],

@@ -90,4 +90,12 @@ def parameters() -> dict[str, Any]:
             "embedding-unknown.",
             "schema": {"type": "boolean", "default": False},
         },
+        "profile": {
+            "name": "profile",
+            "in": "query",
+            "description": "Whose words the labels have: the name of a profile, as /v1/model lists "
+            "them; empty for the model's own classes. The default is that of the key, or empty. "
+            "With a name that there is not, the photo gets the problem profile-unknown.",
+            "schema": {"type": "string", "default": ""},
+        },
     }

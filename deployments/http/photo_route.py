@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.errors import Overloaded, RequestError
 from deployments.http import bodies, haproxy
-from deployments.http.access import CLIENT, Access, Client
+from deployments.http.access import CLIENT, Access, Client, profile_of
 from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.problems import Problems
@@ -194,7 +194,7 @@ class PhotoRoute:
     ) -> RawResponse:
         """The response, a problem if there is an error. Notes in `entry` what happened."""
         try:
-            choice = choice_of(scope["query_string"])
+            choice = choice_of(scope["query_string"], profile_of(scope))
             photo = await bodies.one_photo(upload, self._limits)
             entry.note_read()
             entry.photos = 1

@@ -30,6 +30,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.MalformedRequest: (400, "malformed-request"),
     mlc_errors.PrecisionUnknown: (400, "precision-unknown"),
     mlc_errors.EmbeddingUnknown: (400, "embedding-unknown"),
+    mlc_errors.ProfileUnknown: (400, "profile-unknown"),
     errors.KeyRefused: (401, "key-refused"),
     errors.WriteRefused: (403, "write-refused"),
     errors.ProductUnknown: (404, "product-unknown"),

@@ -37,8 +37,11 @@ class Wanted(NamedTuple):
     choice: Choice
 
 
-def search_of(query_string: bytes) -> Wanted:
+def search_of(query_string: bytes, profile: str = "") -> Wanted:
     """What the client wants to find.
+
+    Args:
+        profile: the client's, if the query names none.
 
     Raises:
         MalformedRequest: as `choice_of`, or a filter is none.
@@ -58,29 +61,33 @@ def search_of(query_string: bytes) -> Wanted:
         raise MalformedRequest("labels come with a photo; leave labels or id out")
     if not labels and (asked := [name for name in _LABELS if name in query]):
         raise MalformedRequest(f"{asked[0]} is about labels; send labels=true with it")
-    choice = _choice(query)._replace(embedding=True)
+    choice = _choice(query, profile)._replace(embedding=True)
     return Wanted(query.get("id", ""), _whole("k", query, 10, MAX_K), filters, labels, choice)
 
 
-def choice_of(query_string: bytes) -> Choice:
+def choice_of(query_string: bytes, profile: str = "") -> Choice:
     """How the client wants the labels.
+
+    Args:
+        profile: the client's, if the query names none.
 
     Raises:
         MalformedRequest: a parameter is unknown, given twice, not a number or a truth value, or
             out of its range.
     """
     if not query_string:
-        return _DEFAULT
-    return _choice(_query(query_string, Choice._fields))
+        return _DEFAULT if not profile else Choice(profile=profile)
+    return _choice(_query(query_string, Choice._fields), profile)
 
 
-def _choice(query: QueryParams) -> Choice:
+def _choice(query: QueryParams, profile: str) -> Choice:
     return Choice(
-        _whole("top_k", query, _DEFAULT.top_k, MAX_TOP_K),
-        _share("min_confidence", query),
-        _share("precision", query),
-        _truth("consistent", query, default=_DEFAULT.consistent),
-        _truth("embedding", query, default=_DEFAULT.embedding),
+        top_k=_whole("top_k", query, _DEFAULT.top_k, MAX_TOP_K),
+        min_confidence=_share("min_confidence", query),
+        precision=_share("precision", query),
+        consistent=_truth("consistent", query, default=_DEFAULT.consistent),
+        embedding=_truth("embedding", query, default=_DEFAULT.embedding),
+        profile=query.get("profile", profile),
     )
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from deployments.errors import DeadlinePassed, MalformedRequest
 from deployments.http import bodies
-from deployments.http.access import take_rest
+from deployments.http.access import profile_of, take_rest
 from deployments.http.photo_route import ENTRY
 from deployments.http.problems import Problems
 from deployments.http.products import Write, many_products, one_product, product_id
@@ -41,7 +41,7 @@ _LATE = "no answer within the deadline of a request; try again"
 
 
 class _Label(msgspec.Struct):
-    label: str
+    label: str | None
 
 
 class _Embedding(msgspec.Struct):
@@ -61,7 +61,7 @@ class _Answer(msgspec.Struct):
         return Embedded(
             self.embedding.digest,
             self.embedding.vector,
-            {head: each.label for head, each in labels.items()},
+            {head: each.label for head, each in labels.items() if each.label is not None},
         )
 
 
@@ -96,7 +96,7 @@ class SimilarRoutes:
 
     async def _search(self, request: Request) -> Response:
         entry = request.scope[ENTRY]
-        wanted = search_of(request.scope["query_string"])
+        wanted = search_of(request.scope["query_string"], profile_of(request.scope))
         upload = self._upload(request)
         if wanted.id:
             if await upload.read(self._limits.max_photo_bytes):

@@ -46,6 +46,11 @@ def merge_descriptions(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
         "thresholds": join_heads([model["thresholds"] for model in models]),
         # Each makes the labels of its own heads agree.
         "taxonomy": next((model["taxonomy"] for model in models if model["taxonomy"]), None),
+        "profiles": {
+            name: join_heads([model["profiles"][name] for model in models])
+            for name in models[0]["profiles"]
+            if all(name in model["profiles"] for model in models)
+        },
         "metrics": {model["name"]: model["metrics"] for model in models},
         "refused_update": next((m["refused_update"] for m in models if m["refused_update"]), None),
     }

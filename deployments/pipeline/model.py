@@ -18,6 +18,7 @@ from mlc_core.engines.engine import Images
 from mlc_core.engines.loading import load_engine
 from mlc_core.errors import ArtifactError
 from mlc_core.labels import Choice, Labeller
+from mlc_core.profiles import HIDDEN
 
 logger = logging.getLogger("ray.serve")
 
@@ -31,6 +32,7 @@ class Model:
     Raises:
         ValueError: a wrong key or value, named.
         ArtifactError: the artifact is missing, altered or inconsistent, or lacks a head.
+        ProfileError: a profile is wrong, or does not fit the model.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Model:
         self._engine = load_engine(
             config.engine, self.artifact, config.threads, config.precision, emulated_s
         )
-        self._labeller = Labeller(spec)
+        self.profiles = config.read_profiles(spec)
+        self._labeller = Labeller(spec, self.profiles)
         self.predictions = PredictionSums(spec, recorder)
         loaded = time.monotonic()
         self._engine.infer(np.zeros((1, spec.image.height_px, spec.image.width_px, 3), np.uint8))
@@ -91,6 +94,13 @@ class Model:
             "taxonomy": {"heads": spec.hierarchy, "paths": spec.taxonomy}
             if spec.taxonomy
             else None,
+            "profiles": {
+                each.name: {
+                    head: [word for word in words if word != HIDDEN]
+                    for head, words in each.spec.heads.items()
+                }
+                for each in self.profiles
+            },
             "metrics": dict(self.artifact.metrics),
         }
 

@@ -96,7 +96,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def keyed(keys_file, key, shop, tmp_path_factory):
-    """A service with two ingresses, keys, and the drawn shop as its catalogue."""
+    """A service with two ingresses, keys, a profile, and the drawn shop as its catalogue."""
     place = tmp_path_factory.mktemp("catalogue")
     command = [tool("mlc"), "index", str(shop), str(place)]
     subprocess.run(command, check=True, cwd=PROJECT, env=environment())
@@ -108,6 +108,7 @@ def keyed(keys_file, key, shop, tmp_path_factory):
     config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(
         {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
     )
+    config = config.with_user_config(profiles=["configs/profiles/google.yaml"])
     with Service(config.write(tmp_path_factory.mktemp("keyed") / "config.yaml")) as service:
         yield service
 

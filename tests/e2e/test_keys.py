@@ -10,7 +10,7 @@ import pytest
 from contract import BATCH, CLASSIFY, LATER, ORIGIN, assert_problem
 from photos import jpeg
 from playwright.sync_api import expect
-from services import wait_until
+from services import PROJECT, wait_until
 
 from mlc_core.keys import add_key, revoke_key
 
@@ -42,6 +42,44 @@ def test_the_api_needs_a_key_and_the_rest_has_its_switches(client, key):
         assert client.request(**request, headers=bearer(key)).status_code == 200
     for path in ("/", "/openapi.json"):
         assert client.get(path).status_code == 200
+
+
+def test_answers_have_the_words_of_the_profile_that_a_request_or_a_key_names(
+    client, key, keys_file
+):
+    feed = add_key(keys_file, "feed", 100, LATER, profile="google")
+    wait_until(lambda: client.get("/v1/model", headers=bearer(feed)).status_code == 200)
+    photo = (PROJECT / "samples/tshirt.jpg").read_bytes()
+    for who, query, category in (
+        (feed, "", "Apparel & Accessories > Clothing > Shirts & Tops"),
+        (key, "?profile=google", "Apparel & Accessories > Clothing > Shirts & Tops"),
+        (feed, "?profile=", "Tshirts"),
+        (key, "", "Tshirts"),
+    ):
+        for path, sent in (
+            (CLASSIFY, {"content": photo}),
+            (BATCH, {"files": [("images", photo)]}),
+        ):
+            answer = client.post(path + query, headers=bearer(who), **sent).json()
+            labels = answer["results"][0]["labels"] if path == BATCH else answer["labels"]
+            assert labels["category"]["label"] == category
+            assert labels["color"]["label"] == "Red"
+    refused = client.post(f"{CLASSIFY}?profile=gogle", content=photo, headers=bearer(key))
+    assert_problem(refused, 400)
+    assert "there is google" in refused.json()["detail"]
+    model = client.get("/v1/model", headers=bearer(key)).json()
+    assert "Apparel & Accessories > Shoes" in model["profiles"]["google"]["category"]
+
+
+def test_similar_products_come_with_labels_in_a_merchants_own_words(client, key):
+    photo = (PROJECT / "samples/tshirt.jpg").read_bytes()
+    asked = "/v1/similar?labels=true&profile=google&min_confidence=0.9999"
+    answer = client.post(asked, content=photo, headers=bearer(key))
+    assert answer.status_code == 200
+    category = answer.json()["labels"]["category"]
+    assert category["label"] is None  # of too little confidence
+    assert category["alternatives"][0]["label"].endswith("> Shirts & Tops")
+    assert answer.json()["products"]
 
 
 def test_a_page_of_a_listed_origin_may_call(client, key):

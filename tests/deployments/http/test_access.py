@@ -59,7 +59,11 @@ class Pipeline:
     def expected_wait_s(self, _size_bytes):
         return 3.0
 
-    def submit(self, _data, _choice, _request_id):
+    def __init__(self):
+        self.profiles = []
+
+    def submit(self, _data, choice, _request_id):
+        self.profiles.append(choice.profile)
         future = asyncio.get_running_loop().create_future()
         trace = Trace({}, 1, "fashion/1")
         future.set_result(Dispatched(b'{"labels":{}}', "small_photos_queue", 0.0, trace))
@@ -75,11 +79,11 @@ class Pipeline:
 class Service:
     """The API; photos take the short cut, other requests come as through Serve."""
 
-    def __init__(self, settings, file=None, rate=100.0):
+    def __init__(self, settings, file=None, rate=100.0, profile=""):
         self.pipeline, self.recorder, self.lines = Pipeline(), Recording(), Lines()
         self.file, self.access = file, None
         if file is not None:
-            self.key = add_key(file, "shop", rate, LATER)
+            self.key = add_key(file, "shop", rate, LATER, profile=profile)
             settings = settings.model_copy(update={"keys_file": str(file)})
             self.access = Access(file, one_ingress)
         self.log = RequestLog(RequestLogSettings(), self.lines, self.recorder)
@@ -110,9 +114,9 @@ class Service:
             **request.pop("headers", {}),
             **({"Authorization": f"Bearer {key}"} if key else {}),
         }
-        if path == CLASSIFY:
+        if path.partition("?")[0] == CLASSIFY:
             return await self.client.post(path, content=b"photo", headers=headers, **request)
-        if path == BATCH:
+        if path.partition("?")[0] == BATCH:
             photos = [("images", b"photo")] * request.pop("photos", 1)
             return await self.client.post(path, files=photos, headers=headers, **request)
         return await self.client.get(path, headers=headers, **request)
@@ -312,6 +316,14 @@ async def test_photos_are_counted_and_logged_by_the_name_of_the_key(file):
         logged = [(line["status"], line.get("key")) for line in service.lines.lines]
         assert logged == [(200, "shop"), (200, "shop"), (429, "shop"), (401, None)]
         assert service.key not in json.dumps(service.lines.lines)
+
+
+async def test_a_key_brings_its_profile_unless_the_request_names_another(file):
+    async with Service(Settings(), file, profile="google") as service:
+        for path in (CLASSIFY, BATCH):
+            for query in ("", "?top_k=2", "?profile=german", "?profile="):
+                assert (await service.ask(path + query, service.key)).status_code == 200
+        assert service.pipeline.profiles == ["google", "google", "german", ""] * 2
 
 
 async def test_a_photo_refused_for_overload_costs_a_client_nothing(file):

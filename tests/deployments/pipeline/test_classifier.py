@@ -39,6 +39,7 @@ from mlc_core.errors import (
     PhotoTooCostly,
     PhotoTooLarge,
     PrecisionUnknown,
+    ProfileUnknown,
     UndecodablePhoto,
     UnsupportedFormat,
 )
@@ -225,6 +226,35 @@ async def test_a_refused_update_is_a_metric_with_the_class_of_its_reason(tmp_pat
     classifier._set_gauges()
     assert recorder.values(UPDATE_STUCK, error="") == [False]
     assert recorder.values(UPDATE_STUCK, error="ArtifactError") == [True]
+
+
+async def test_a_profile_that_does_not_fit_the_model_never_replaces_one_that_does(
+    classifier, tmp_path
+):
+    right, wrong = tmp_path / "shop.yaml", tmp_path / "typo.yaml"
+    right.write_text("color: {Navy Blue: Blue}")
+    wrong.write_text("color:\n  Navi Blue: Blue")
+    await classifier.reconfigure(CONFIG | {"profiles": [str(right)]})
+    await classifier.reconfigure(CONFIG | {"profiles": [str(wrong)]})
+    model = await classifier.describe()
+    assert "typo.yaml:2: color has no class 'Navi Blue'" in model["refused_update"]
+    assert list(model["profiles"]) == ["shop"]
+    assert "Navy Blue" not in model["profiles"]["shop"]["color"]
+    await classifier.reconfigure(CONFIG | {"profiles": [str(right), str(right)]})
+    assert "two profiles are named shop" in (await classifier.describe())["refused_update"]
+
+
+async def test_photos_of_a_group_get_the_words_that_they_ask_for(classifier, tmp_path):
+    file = tmp_path / "shop.yaml"
+    file.write_text("master_category: {Apparel: Mode, Footwear: Mode, Accessories: Mode}")
+    await classifier.reconfigure(CONFIG | {"profiles": [str(file)]})
+    image, _ = pixels(1)
+    choices = [Choice(), Choice(profile="shop"), Choice(profile="none")]
+    three = ImageGroup(image.tobytes() * 3, 80, 60, choices, ["id"] * 3, Deadline.after(30))
+    own, words, refused = (await classifier.classify(three)).answers
+    assert json.loads(own)["labels"]["master_category"]["label"] in ("Apparel", "Accessories")
+    assert json.loads(words)["labels"]["master_category"]["label"] == "Mode"
+    assert isinstance(refused, ProfileUnknown)
 
 
 async def test_a_model_that_lacks_a_head_of_the_one_in_service_is_refused(
