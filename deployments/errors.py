@@ -65,7 +65,11 @@ class RateExceeded(RequestError):
 
 
 class WriteRefused(RequestError):
-    """The key may not change the catalogue, or the service asks for no keys."""
+    """The key may not write: change the catalogue, or give feedback. Or there are no keys."""
+
+
+class RequestUnknown(RequestError):
+    """Feedback names a request whose photo the ingress does not have."""
 
 
 class ProductUnknown(RequestError):
@@ -94,6 +98,10 @@ class Unavailable(ServiceError):
 
 class CatalogUnready(ServiceError):
     """The catalogue has no products that the model in service has embedded."""
+
+
+class FeedbackUnwritable(ServiceError):
+    """Feedback can't be stored."""
 
 
 class WrongImageSize(ServiceError):

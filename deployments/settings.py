@@ -134,6 +134,26 @@ class TracingSettings(_Strict):
     )
 
 
+class FeedbackSettings(_Strict):
+    """What `POST /v1/feedback` stores, and for how long."""
+
+    directory: str | None = Field(
+        default=None,
+        min_length=1,
+        description="where [feedback](feedback.md) is stored, on the node of every ingress, or on "
+        "a volume that they share; a relative path starts at the project's root. Without it there "
+        "is no such call, and no photo is kept",
+    )
+    keep_days: PositiveInt = Field(
+        default=90, description="days that feedback is kept, its photos included"
+    )
+    recent_bytes: NonNegativeInt = Field(
+        default=64 * 2**20,
+        description="bytes of the photos of the last requests that an ingress keeps in memory, for "
+        "an hour at most, so that feedback may name a request instead of sending its photo",
+    )
+
+
 class Settings(_Strict):
     """The `args` of the application."""
 
@@ -180,6 +200,7 @@ class Settings(_Strict):
         "PostgreSQL database, without its password (`PGPASSFILE` has it). A relative path starts "
         "at the project's root. Without it there is no such deployment",
     )
+    feedback: FeedbackSettings = FeedbackSettings()
     request_log: RequestLogSettings = RequestLogSettings()
     tracing: TracingSettings = TracingSettings()
     keys_file: str | None = Field(
@@ -201,6 +222,10 @@ class Settings(_Strict):
         if self.catalog is None or "://" in self.catalog:
             return self.catalog
         return str(PROJECT / self.catalog)
+
+    @property
+    def feedback_path(self) -> Path | None:
+        return PROJECT / self.feedback.directory if self.feedback.directory else None
 
     @property
     def keys_path(self) -> Path | None:

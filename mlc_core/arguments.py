@@ -25,7 +25,7 @@ _EXIT_CODES = f"""exit codes:
   {INTERRUPTED}  interrupted; the same command continues training from the last epoch
   {READER_LEFT}  the reader of the output has left, as in mlc … | head -1
 """
-_DATA = "directory or zip with styles.csv and images/"
+_DATA = "directory or zip with styles.csv and images/, or a directory of feedback"
 
 
 def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
@@ -94,6 +94,12 @@ def _train(command: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"directory of the checkpoints, default {PROJECT}/runs/NAME-VERSION; "
         "training continues from the checkpoints in it",
+    )
+    command.add_argument(
+        "--feedback",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where the service stores feedback; its photos join those of DATA",
     )
     command.add_argument(
         "--heads",
@@ -194,7 +200,9 @@ def _keys(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how long it is valid, default %(default)s",
     )
-    add.add_argument("--writes", action="store_true", help="it may change the catalogue too")
+    add.add_argument(
+        "--writes", action="store_true", help="it may change the catalogue and give feedback"
+    )
     add.add_argument(
         "--profile", default="", help="whose words its answers have, unless a request says others"
     )
@@ -243,6 +251,16 @@ def _similar(command: argparse.ArgumentParser) -> None:
     _precision(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
+def _feedback(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directory", metavar="DIRECTORY", type=Path, help="where the service stores feedback"
+    )
+    command.add_argument(
+        "--most", type=_whole(1), default=20, metavar="N", help="corrections, default %(default)s"
+    )
+    command.add_argument("--json", action="store_true", help="print a line of JSON per correction")
+
+
 _COMMANDS = {
     "classify": ("print the labels of photos", _classify),
     "train": ("train a model on a Fashion Product Images data set", _train),
@@ -251,6 +269,7 @@ _COMMANDS = {
     "index": ("embed and name a shop's products, for searches by photo", _index),
     "similar": ("print the products that look like a photo", _similar),
     "keys": ("add, list and revoke the API keys of a service", _keys),
+    "feedback": ("report which labels people corrected most", _feedback),
 }
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ from mlc_core.artifact import SPEC, Artifact, load_artifact
 from mlc_core.engines.engine import Engine, Precision
 from mlc_core.engines.loading import load_engine
 from mlc_core.errors import ArtifactError, MlcError, PhotoFault
+from mlc_core.feedback import corrections, read_feedback
 from mlc_core.keys import add_key, read_keys, revoke_key
 from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import FORMATS, decode
@@ -95,6 +97,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         "index": _index,
         "similar": _similar,
         "keys": _keys,
+        "feedback": _feedback,
     }
     options = parser(commands).parse_args(arguments)
     try:
@@ -268,8 +271,9 @@ def _train(options: argparse.Namespace) -> int:
     recipe = Recipe.taught(**chosen) if options.teacher else Recipe(**chosen)
     run = options.run or _run_directory(model)
     artifact = train_from_source(
-        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, recipe, run, _report
-    )
+        options.data, model, options.heads, DEFAULT_IMAGE_SIZE, recipe, run, _report,
+        options.feedback,
+    )  # fmt: skip
     _print_metrics(artifact.metrics)
     print(f"saved {artifact.path}")
     return OK
@@ -330,6 +334,30 @@ def _keys(options: argparse.Namespace) -> int:
                 " ".join(["writes"] * each.writes + [each.profile] * bool(each.profile)),
             ]
             _print_row(each.name, cells, width)
+    return OK
+
+
+def _feedback(options: argparse.Namespace) -> int:
+    feedback = read_feedback(options.directory, _report)
+    counted = corrections(feedback)
+    if options.json:
+        for (head, answered, right), times in counted.most_common():
+            print(json.dumps({"head": head, "answered": answered, "right": right, "times": times}))
+        return OK
+    photos, people = len({each.photo for each in feedback}), len({each.by for each in feedback})
+    print(
+        f"{len(feedback)} times {people} people judged {photos} photos, from "
+        f"{feedback[0].at[:10]} to {feedback[-1].at[:10]}"
+    )
+    judged = Counter(head for each in feedback for head in each.labels)
+    wrong = Counter(head for each in feedback for head in each.corrected)
+    for head in judged:
+        print(
+            f"{head:<16}  corrected {wrong[head]} of {judged[head]}, "
+            f"{wrong[head] / judged[head]:.0%}"
+        )
+    for (head, answered, right), times in counted.most_common(options.most):
+        print(f"{times:>6} × {head}: {answered or 'no label'} is {right}")
     return OK
 
 

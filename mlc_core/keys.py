@@ -36,7 +36,7 @@ class Key(NamedTuple):
         sha256: hash of the key, 32 bytes.
         photos_per_s: the client's rate.
         expires: when it stops being valid, with a time zone.
-        writes: whether it may change the catalogue.
+        writes: whether it may change the catalogue and give feedback.
         profile: whose words its answers have, unless a request names another; "" for the model's.
     """
 

@@ -358,6 +358,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Labels that people corrected",
+            "Of those that they judged; empty without feedback.",
+            "percentunit",
+            (
+                (
+                    f"sum by (head) (increase(ray_mlc_feedback_labels_total"
+                    f'{{{_APP}, outcome="corrected"}}[1d])) / sum by (head) '
+                    f"(increase(ray_mlc_feedback_labels_total{{{_APP}}}[1d]))",
+                    "{{head}}",
+                ),
+            ),
+        ),
+        Panel(
             "Most frequent classes: $head",
             "What the clients send.",
             "cps",

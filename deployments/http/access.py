@@ -97,14 +97,14 @@ class Access:
 
         Args:
             photos: whether the request sends photos, or changes, which the client's rate limits.
-            writes: whether it changes the catalogue, which not every key may.
+            writes: whether it changes the catalogue or gives feedback, which not every key may.
         """
         try:
             client = scope[CLIENT] = self._client(scope["headers"])
         except KeyRefused as refused:
             return refused
         if writes and not client.writes:
-            return WriteRefused("this key may not change the catalogue; ask the operator for one")
+            return WriteRefused("this key may not write; ask the operator for one that may")
         if photos and (wait_s := client.wait_s()):
             return RateExceeded(wait_s)
         return None

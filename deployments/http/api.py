@@ -22,6 +22,7 @@ from deployments.http import bodies
 from deployments.http.access import CLIENT, Access, profile_of, take_rest
 from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
+from deployments.http.feedback import FEEDBACK, FeedbackRoute
 from deployments.http.openapi import contract
 from deployments.http.photo_route import CLASSIFY, ENTRY, PhotoRoute, Telemetry, count_photos
 from deployments.http.problems import Problems
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from deployments.telemetry.tracing import Headers
 
 BATCH = "/v1/classify/batch"
+_WRITTEN = (CATALOG, PRODUCT, FEEDBACK)  # what only keys that may write can change
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -66,6 +68,7 @@ def build_api(
     disconnects: Disconnects,
     access: Access | None = None,
     products: SimilarClient | None = None,
+    feedback: FeedbackRoute | None = None,
 ) -> Api:
     """The application.
 
@@ -74,6 +77,7 @@ def build_api(
         not_ready: says why the service is not ready; None when it is.
         access: decides who may ask; everybody may if it is None.
         products: the shop's catalogue, if there is one.
+        feedback: stores feedback, if there is a place for it.
     """
     page = _page_text(catalogue=products is not None)
     problems = Problems(settings.retry_after_s, telemetry.recorder)
@@ -115,7 +119,7 @@ def build_api(
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     async def show_contract(_: Request) -> Response:
-        return JSONResponse(contract(settings, (await describe())["heads"]))
+        return JSONResponse(contract(settings, list((await describe())["heads"])))
 
     async def refuse(request: Request, error: Exception) -> Response:
         status, headers, body = problems.response(error, request.scope[ENTRY])
@@ -123,7 +127,8 @@ def build_api(
         response.raw_headers = headers
         return response
 
-    photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects, access)
+    recent = feedback.recent if feedback else None
+    photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects, access, recent)
     endpoints = settings.endpoints
     routes: list[tuple[Openness, Route]] = [
         (endpoints.page, Route("/", show_page)),
@@ -137,6 +142,7 @@ def build_api(
     ]
     similar = SimilarRoutes(products, dispatcher, settings, problems).routes() if products else []
     routes += [("key", route) for route in similar]
+    routes += [("key", feedback.route())] if feedback else []
     return Api(
         photo_route,
         telemetry,
@@ -213,7 +219,7 @@ class Api(Starlette):
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope[ENTRY]
-        writes = entry.route in (CATALOG, PRODUCT) and scope["method"] in WRITES
+        writes = entry.route in _WRITTEN and scope["method"] in WRITES
         photos = writes or (scope["method"] == "POST" and entry.route in (CLASSIFY, BATCH, SIMILAR))
         refusal: RequestError | None = None
         client = None
@@ -223,8 +229,8 @@ class Api(Starlette):
             entry.key = client.name if client else ""
         elif writes:
             refusal = WriteRefused(
-                "the catalogue can be changed with a key alone, and the service has none; the "
-                "operator sets keys_file, and adds a key with `mlc keys add --writes`"
+                "writing needs a key, and the service has none; the operator sets keys_file, and "
+                "adds a key with `mlc keys add --writes`"
             )
         if refusal:
             response = await self.photo_route.turned_away(refusal, entry)

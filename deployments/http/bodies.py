@@ -141,6 +141,20 @@ async def many_photos(upload: Upload, limits: Limits) -> list[bytes | Exception]
     return photos
 
 
+def fields_of(upload: Upload, body: bytes) -> dict[str, bytes]:
+    """The content of each field of a form.
+
+    Raises:
+        MalformedRequest: it is no form, or has a field twice.
+    """
+    fields: dict[str, bytes] = {}
+    for part in form.parts(body, upload.content_type):
+        if part.name in fields:
+            raise MalformedRequest(f"the form has the field {quote(part.name)} twice; send it once")
+        fields[part.name] = part.content()
+    return fields
+
+
 def too_large(limit_bytes: int) -> RequestTooLarge:
     """What a body or a photo over a limit gets."""
     return RequestTooLarge(f"more than {limit_bytes} bytes; send a smaller version")

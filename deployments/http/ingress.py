@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.http.access import Access
 from deployments.http.api import Api, build_api
 from deployments.http.disconnects import Disconnects
+from deployments.http.feedback import FeedbackRoute, keep_removing
 from deployments.http.middleware import take_photos
 from deployments.http.photo_route import Telemetry
 from deployments.http.readiness import Readiness
@@ -58,7 +59,7 @@ class Ingress:
         self._tracing = _tracing(settings.tracing) if settings.tracing.endpoint else None
         self._disconnects = Disconnects()
         self._access = Access(settings.keys_path, _count_ingresses) if settings.keys_path else None
-        self._loop = asyncio.get_running_loop()
+        self._loop, kept = asyncio.get_running_loop(), settings.feedback_path
         self._background = [
             self._loop.create_task(work, context=contextvars.Context())
             for work in (
@@ -68,6 +69,7 @@ class Ingress:
                 self._request_log.keep_flushing(),
                 keep_trimming(),
                 *([self._access.watch()] if self._access else []),
+                *([keep_removing(kept, settings.feedback.keep_days)] if kept else []),
             )
         ]
 
@@ -82,10 +84,21 @@ class Ingress:
             self._disconnects,
             self._access,
             self._similar,
+            self._feedback(),
         )
         take_photos(api.photo_route, self._loop)
         _collect_garbage_rarely()
         return api
+
+    def _feedback(self) -> FeedbackRoute | None:
+        directory = self._settings.feedback_path
+        if directory is None:
+            return None
+        writer = serve.get_replica_context().replica_id.unique_id
+        return FeedbackRoute(
+            directory, writer, self._dispatcher, self._describe_model, self._settings,
+            self._recorder,
+        )  # fmt: skip
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks a replica for when it scales; see `autoscaling`."""

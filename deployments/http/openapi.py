@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from deployments.http.form import MAX_OVERHEAD_BYTES
+from deployments.http.openapi_feedback import feedback_paths, feedback_schemas
 from deployments.http.openapi_parts import (
     BINARY,
     PHOTO,
@@ -25,7 +26,7 @@ _SECURITY_SCHEMES = {
 }
 
 
-def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
+def contract(settings: Settings, heads: Sequence[str]) -> dict[str, Any]:
     """The contents of /openapi.json.
 
     Args:
@@ -52,6 +53,8 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
     ]
     if settings.catalog:
         paths += [("key", path, item) for path, item in similar_paths(limits).items()]
+    if settings.feedback_path:
+        paths += [("key", path, item) for path, item in feedback_paths(heads).items()]
     if settings.keys_file:
         for operation in (
             each
@@ -76,7 +79,9 @@ def contract(settings: Settings, heads: Iterable[str]) -> dict[str, Any]:
         },
         "paths": {path: item for openness, path, item in paths if openness != "closed"},
         "components": {
-            "schemas": _schemas(list(heads)) | (similar_schemas() if settings.catalog else {}),
+            "schemas": _schemas(heads)
+            | (similar_schemas() if settings.catalog else {})
+            | (feedback_schemas() if settings.feedback_path else {}),
             "parameters": parameters(),
             **({"securitySchemes": _SECURITY_SCHEMES} if settings.keys_file else {}),
         },

@@ -21,6 +21,7 @@ from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.problems import Problems
 from deployments.http.query import choice_of
+from deployments.http.recent_photos import RecentPhotos
 from deployments.http.response import RawResponse, linger
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
@@ -67,10 +68,11 @@ class PhotoRoute:
         telemetry: Telemetry,
         disconnects: Disconnects,
         access: Access | None = None,
+        recent: RecentPhotos | None = None,
     ) -> None:
         self._dispatcher, self._problems, self._disconnects = dispatcher, problems, disconnects
         self._recorder, self._request_log, self._tracing = telemetry
-        self._access = access
+        self._access, self._recent = access, recent
         self._cors = Cors(self, settings.cors_origins) if settings.cors_origins else None
         self._pause_began, self._pause_over = float("-inf"), asyncio.Event()
         self._haproxy_refuses_until = float("-inf")
@@ -198,6 +200,8 @@ class PhotoRoute:
             photo = await bodies.one_photo(upload, self._limits)
             entry.note_read()
             entry.photos = 1
+            if self._recent is not None:
+                self._recent.remember(entry.request_id, photo)
             submitted = self._dispatcher.submit(photo, choice, entry.request_id)
             with self._disconnects.watching(receive, submitted):
                 outcome = await self._dispatcher.wait(submitted)

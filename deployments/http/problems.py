@@ -34,6 +34,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.KeyRefused: (401, "key-refused"),
     errors.WriteRefused: (403, "write-refused"),
     errors.ProductUnknown: (404, "product-unknown"),
+    errors.RequestUnknown: (404, "request-unknown"),
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),
     errors.RequestTooLarge: (413, "request-too-large"),
@@ -47,6 +48,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.Overloaded: (503, "overloaded"),
     errors.Unavailable: (503, "unavailable"),
     errors.CatalogUnready: (503, "catalogue-unready"),
+    errors.FeedbackUnwritable: (503, "feedback-unwritable"),
     errors.DeadlinePassed: (504, "deadline-passed"),
 }
 

@@ -15,8 +15,14 @@ from deployments.errors import (
     UnsupportedMediaType,
     quote,
 )
-from deployments.http import form
-from deployments.http.bodies import FORM, FORM_OVERHEAD_BYTES, Upload, one_photo, too_large
+from deployments.http.bodies import (
+    FORM,
+    FORM_OVERHEAD_BYTES,
+    Upload,
+    fields_of,
+    one_photo,
+    too_large,
+)
 from deployments.settings import Limits
 from mlc_core.catalog.catalog import ID
 from mlc_core.catalog.filters import NAME, Value
@@ -81,7 +87,7 @@ async def one_product(name: str, upload: Upload, limits: Limits) -> Write:
     if upload.media_type != FORM:
         return Write(name, await one_photo(upload, limits))
     body = await upload.read(limits.max_photo_bytes + FORM_OVERHEAD_BYTES)
-    fields = _fields(upload, body)
+    fields = fields_of(upload, body)
     if strange := fields.keys() - {"image", "attributes"}:
         raise MalformedRequest(
             f"the form has the field {quote(min(strange))}; send image, attributes or both"
@@ -108,7 +114,7 @@ async def many_products(upload: Upload, limits: Limits) -> list[Write]:
         RequestError: the body is wrong, over a limit, or arrives too slowly.
     """
     if upload.media_type == FORM:
-        fields = _fields(upload, await upload.read(limits.max_request_bytes))
+        fields = fields_of(upload, await upload.read(limits.max_request_bytes))
         if "changes" not in fields:
             raise MalformedRequest("the form has no field 'changes'; send a list of changes in it")
         changes = _parse(fields.pop("changes"), _List)
@@ -161,16 +167,6 @@ def _write(change: _Change, photos: Mapping[str, bytes], limits: Limits) -> Writ
         raise too_large(limits.max_photo_bytes)
     attributes = None if change.attributes is None else _present(change.attributes)
     return Write(change.id, photo, attributes)
-
-
-def _fields(upload: Upload, body: bytes) -> dict[str, bytes]:
-    """The content of each field of a form."""
-    fields: dict[str, bytes] = {}
-    for part in form.parts(body, upload.content_type):
-        if part.name in fields:
-            raise MalformedRequest(f"the form has the field {quote(part.name)} twice; send it once")
-        fields[part.name] = part.content()
-    return fields
 
 
 def _present(attributes: Mapping[str, Value | None]) -> dict[str, Value]:

@@ -58,6 +58,12 @@ KEY_PHOTOS = Metric(
     "Photos that were answered, by the name of the client's key and status; none without keys.",
     "Which client sends how much, and which one is over its rate (429).", ("key", "status"),
 )  # fmt: skip
+FEEDBACK_LABELS = Metric(
+    "counter", "mlc_feedback_labels",
+    "Labels that people judged, by head: confirmed, or corrected.",
+    "Whether the labels still suit the people who use them; see docs/feedback.md.",
+    ("head", "outcome"),
+)  # fmt: skip
 STAGE_DURATION = Metric(
     "histogram", "mlc_stage_duration_seconds",
     "Duration of a stage. `read`: the slowest upload of each 0.1 s. `small_photos_queue` and "
@@ -158,5 +164,5 @@ ALL = (
     REQUEST_DURATION, PHOTOS_ANSWERED, KEY_PHOTOS, STAGE_DURATION, BATCH_SIZE, BATCHED_ITEMS,
     QUEUE_LENGTH, ENGINE_BUSY, PHOTOS_RECEIVED, PROBLEMS, MODEL_INFO, MODEL_LOAD, MODEL_WARM_UP,
     UPDATE_STUCK, MODEL_UPDATES, PREDICTIONS, CONFIDENCE, LABEL_CONFIDENCE, LABELS,
-    CATALOG_PRODUCTS, CATALOG_AGE, CATALOG_WRITES,
+    CATALOG_PRODUCTS, CATALOG_AGE, CATALOG_WRITES, FEEDBACK_LABELS,
 )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.errors import DataSetError, PhotoFault
+from mlc_core.feedback import is_feedback, opened_feedback
 from mlc_core.photo import decode
 from mlc_core.sources.files import TABLE, Progress, Read, Unreadable, opened
 from mlc_core.sources.table import Row, Skips, Table
@@ -60,7 +61,7 @@ class DataSet:
         return DataSet(self.ids[indices], self.images[indices], labels, self.skipped)
 
     def join(self, other: DataSet) -> DataSet:
-        """These photos, then those of another part of the same data set."""
+        """These photos, then those of another part, or of feedback."""
         labels = {
             head: np.concatenate([labels, other.labels[head]])
             for head, labels in self.labels.items()
@@ -80,6 +81,8 @@ def read_dataset(
 ) -> DataSet:
     """Read styles.csv and images/<id>.jpg from a directory or a zip file, at any depth in it.
 
+    A directory of feedback is read as such a one.
+
     It skips rows that lack an id or a label, and rows whose photo is missing or can't be decoded.
     It reports how many rows it skipped for each reason, and keeps these counts.
 
@@ -90,7 +93,8 @@ def read_dataset(
     Raises:
         DataSetError: there is no such data set, or no usable row in it.
     """
-    with opened(Path(path)) as read:
+    path = Path(path)
+    with opened_feedback(path, report) if is_feedback(path) else opened(path) as read:
         try:
             table = Table(read(TABLE))
         except (Unreadable, ValueError) as error:

@@ -5,8 +5,9 @@ Connects reading, splitting, training, quantization and evaluation; each has its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,12 @@ def train_from_source(
     recipe: Any,
     run: Path,
     report: Progress = print,
+    feedback: Path | None = None,
 ) -> Artifact:
     """Train a model on a data set, calibrate it, measure it on the test split, and save it.
+
+    Args:
+        feedback: a directory of feedback, whose photos join those of the data set.
 
     Raises:
         DataSetError: the data set can't be read, or is too small to be split.
@@ -52,7 +57,7 @@ def train_from_source(
         MlcError: `run` holds checkpoints of another recipe or other classes, or packages of a
             teacher are missing.
     """
-    data, split = read_and_split(source, size, recipe.seed, report, heads)
+    data, split = read_and_split(source, size, recipe.seed, report, heads, feedback)
     return train_artifact(source.stem, data, split, artifact, heads, size, recipe, run, report)
 
 
@@ -314,14 +319,23 @@ def read_and_split(
     seed: int,
     report: Progress = print,
     heads: Sequence[str] = HEADS,
+    feedback: Path | None = None,
 ) -> tuple[DataSet, Split]:
     """Read a data set, and choose the photos to train, to validate and to test on.
+
+    Args:
+        feedback: a directory of feedback, whose photos join those of the data set.
 
     Raises:
         DataSetError: it can't be read, or is too small to be split.
     """
     report(f"reading {source}")
     data = read_dataset(source, size, report, heads)
+    if feedback is not None:
+        report(f"reading {feedback}")
+        more = read_dataset(feedback, size, report, heads)
+        skipped = Counter(data.skipped) + Counter(more.skipped)
+        data = replace(data.join(more), skipped=skipped)
     split = _split(data, seed, report)
     if not (len(split.train) and len(split.validation) and len(split.test)):
         raise DataSetError(f"{source}: {len(data)} usable photos are too few to be split")

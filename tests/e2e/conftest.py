@@ -95,14 +95,19 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def keyed(keys_file, key, shop, tmp_path_factory):
-    """A service with two ingresses, keys, a profile, and the drawn shop as its catalogue."""
+def feedback(tmp_path_factory):
+    return tmp_path_factory.mktemp("feedback")
+
+
+@pytest.fixture(scope="session")
+def keyed(keys_file, key, shop, feedback, tmp_path_factory):
+    """A service with two ingresses, keys, a profile, feedback, and the drawn shop."""
     place = tmp_path_factory.mktemp("catalogue")
     command = [tool("mlc"), "index", str(shop), str(place)]
     subprocess.run(command, check=True, cwd=PROJECT, env=environment())
     args = {
         "keys_file": str(keys_file), "cors_origins": [ORIGIN], "endpoints": {"health": "key"},
-        "catalog": str(place),
+        "catalog": str(place), "feedback": {"directory": str(feedback)},
     }  # fmt: skip
     deployments = [{"name": "Ingress", "num_replicas": 2}]
     config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(

@@ -91,7 +91,7 @@ def asked(monkeypatch):
     """What `mlc train` asks for, as (model, run, heads, recipe); nothing is trained."""
     asked = []
 
-    def train(source, model, heads, size, recipe, run, report):
+    def train(source, model, heads, size, recipe, run, report, feedback):
         asked.append((model, run, heads, recipe))
         return SimpleNamespace(path=model, metrics={"heads": {}, "larger_photos": {}})
 

@@ -1,0 +1,69 @@
+"""Feedback over HTTP, to two ingresses, and what the command makes of it."""
+
+import json
+import subprocess
+
+import httpx
+import pytest
+from contract import CLASSIFY, assert_problem
+from services import PROJECT, environment, tool
+
+from mlc_core.feedback import read_feedback
+
+SHIRT = (PROJECT / "samples/tshirt.jpg").read_bytes()
+RIGHT = {
+    "color": "Maroon", "master_category": "Apparel", "sub_category": "Topwear",
+    "category": "Tshirts",
+}  # fmt: skip
+
+
+@pytest.fixture
+def client(keyed, key):
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=keyed.url, timeout=30, trust_env=False, headers=headers) as client:
+        yield client
+
+
+def run(*command):
+    return subprocess.run(
+        [tool("mlc"), *command], cwd=PROJECT, env=environment(), capture_output=True, text=True
+    )
+
+
+def test_a_correction_is_stored_reported_and_measured(client, feedback, tmp_path):
+    said = json.dumps({"by": "anna", "labels": RIGHT})
+    for _ in range(4):  # to either ingress
+        answer = client.post(
+            "/v1/feedback", files={"image": ("a.jpg", SHIRT), "feedback": (None, said)}
+        )
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["corrected"] == ["color"]
+    stored = read_feedback(feedback)
+    assert [each.key for each in stored] == ["shop"] * 4
+    assert len(list(feedback.glob("*/photos/*"))) == 1
+    assert len(list(feedback.glob("*/*.jsonl"))) == 2
+
+    report = run("feedback", str(feedback))
+    assert report.returncode == 0, report.stderr
+    assert "4 × color: Red is Maroon" in report.stdout
+    measured = run("evaluate", str(feedback), "--out", str(tmp_path))
+    assert measured.returncode == 0, measured.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["heads"]["color"]["accuracy"]["value"] == 0
+    assert metrics["heads"]["category"]["accuracy"]["value"] == 1
+
+
+def test_feedback_may_name_a_request_that_the_same_ingress_answered(client):
+    outcomes = set()
+    for number in range(12):
+        name = f"listing-{number}"
+        client.post(CLASSIFY, content=SHIRT, headers={"X-Request-ID": name})
+        said = {"by": "anna", "labels": {"color": "Red"}, "request_id": name}
+        outcomes.add(client.post("/v1/feedback", json=said).status_code)
+    assert 201 in outcomes
+    assert outcomes <= {201, 404}
+
+
+def test_without_a_directory_there_is_no_feedback(url):
+    assert_problem(httpx.post(f"{url}/v1/feedback", json={}, trust_env=False), 404)
+    assert "/v1/feedback" not in httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
