@@ -34,6 +34,7 @@ from mlc_core.training.similarity import measure_similarity
 from mlc_core.training.split import TWIN_BITS, Split, split_by_picture
 
 _QUERIES_OF = 6  # photos of a set, one is searched by
+_FEWEST_SEARCHED = 20  # twice as many as the nearest that count
 
 
 def train_from_source(
@@ -223,8 +224,11 @@ def evaluate_artifact(
     measured = measure(infer, unseen, spec, larger_px=LARGER_PX if known else ())
     if artifact.spec.embedding is not None:
         queries, catalogue = _as_catalogue(data, unseen, known)
-        report(f"searching {len(catalogue)} photos for {len(queries)}")
-        measured["similarity"] = measure_similarity(infer, queries, catalogue, spec)
+        if len(catalogue) < _FEWEST_SEARCHED:
+            report(f"{len(data)} photos are too few to search among")
+        else:
+            report(f"searching {len(catalogue)} photos for {len(queries)}")
+            measured["similarity"] = measure_similarity(infer, queries, catalogue, spec)
     probabilities = infer_all(infer, unseen.images)
     named = name_all(probabilities, spec)
     confidence = confidences(probabilities, named)
