@@ -116,6 +116,9 @@ def test_the_page_asks_for_a_key_and_works_with_it(keyed, key, browser):
     page.get_by_role("button", name="Use it").click()
     expect(status).to_contain_text(" ms by model fashion")  # the photo that waited
     expect(page.locator("#key")).to_be_hidden()
+    page.get_by_label("in the words of").select_option("google")
+    expect(page.locator(".head").last).to_contain_text(" > ")
+    expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $KEY"')
     page.reload()
     expect(page.locator(".head.waiting")).to_have_count(4)  # the tab still knows the key
     page.close()

@@ -1,5 +1,9 @@
 """The page at /, in a browser, as a person uses it."""
 
+import json
+import re
+import subprocess
+
 import pytest
 from photos import garment, jpeg
 from playwright.sync_api import expect
@@ -128,8 +132,8 @@ def test_before_a_photo_the_heads_of_the_model_in_service_stand_there(open_page)
 
 def test_on_a_phone_the_texts_are_for_touch(open_page):
     page = open_page(**LOOKS["phone"])
-    expect(page.get_by_text("Tap to choose a product photo")).to_be_visible()
-    expect(page.get_by_text("Drop a product photo here")).to_be_hidden()
+    expect(page.get_by_text("Tap to choose product photos")).to_be_visible()
+    expect(page.get_by_text("Drop product photos here")).to_be_hidden()
 
 
 def test_a_dropped_link_says_what_to_do(open_page):
@@ -163,3 +167,67 @@ def test_offline_says_so(open_page):
     page.context.set_offline(False)
     page.set_input_files("input[type=file]", photo())
     assert_answered(page)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_several_photos_are_answered_together_and_one_of_them_can_be_chosen(
+    open_page, look, tmp_path
+):
+    page = open_page(**LOOKS[look])
+    broken = {"name": "note.jpg", "mimeType": "image/jpeg", "buffer": b"a dress"}
+    with page.expect_response("**/v1/classify/batch*") as answered:
+        page.set_input_files("input[type=file]", [photo("one.jpg"), broken, photo("three.jpg")])
+    assert answered.value.status == 200
+    lines = page.locator("#photos li")
+    expect(lines).to_have_count(3)
+    expect(lines.nth(0)).to_contain_text("%")
+    expect(lines.nth(1).locator(".fault")).to_contain_text("Unsupported format: the bytes are not")
+    assert_answered(page)  # of the first
+    page.screenshot(path=tmp_path / f"{look}-several.png", full_page=True)
+    lines.nth(1).get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_class("fault")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= LOOKS[look]["viewport"]["width"]
+
+
+def test_more_photos_than_one_call_takes_are_sent_in_several(open_page):
+    page = open_page(**DESKTOP)
+    calls = []
+    page.on("response", lambda each: calls.append(each) if "/batch" in each.url else None)
+    page.set_input_files("input[type=file]", [photo(f"{n}.jpg") for n in range(33)])
+    expect(page.locator("#photos li").nth(32)).to_contain_text("%")
+    assert [each.status for each in calls] == [200, 200]
+
+
+def test_the_keyboard_asks_for_a_precision_and_heads_that_lack_it_are_not_sure(open_page):
+    page = open_page(**DESKTOP)
+    page.set_input_files("input[type=file]", photo())
+    assert_answered(page)
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "precision":
+            break
+    with page.expect_response("**/v1/classify?top_k=4&precision=0.99"):
+        page.keyboard.press("End")
+    expect(page.locator(".head").first).to_contain_text("not sure")
+
+
+def test_the_line_to_call_it_answers_what_the_page_shows(open_page, tmp_path):
+    page = open_page(**DESKTOP)
+    sent = photo()
+    (tmp_path / "photo.jpg").write_bytes(sent["buffer"])
+    page.set_input_files("input[type=file]", sent)
+    page.get_by_label("Only labels that are right").select_option("0.9")
+    assert_answered(page)
+    line = page.locator("#curl").inner_text()
+    assert "precision=0.9" in line
+    ran = subprocess.run(
+        ["bash", "-c", f"{line} --silent --fail"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    labels = json.loads(ran.stdout)["labels"]
+    shown = page.locator(".head .label span:first-child").all_inner_texts()
+    assert shown == [each["label"] or "not sure" for each in labels.values()]
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator("#copy")).to_have_text(re.compile("Copied|Selected"))
