@@ -35,7 +35,7 @@ class RequestTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """A batch request is not declared as multipart/form-data."""
+    """A batch request is no multipart/form-data, or a body has an unknown content coding."""
 
 
 class ClientLeft(RequestError):
@@ -66,6 +66,10 @@ class RateExceeded(RequestError):
 
 class WriteRefused(RequestError):
     """The key may not change the catalogue, or the service asks for no keys."""
+
+
+class ModelUnknown(RequestError):
+    """No model of that name and version is in service."""
 
 
 class ProductUnknown(RequestError):

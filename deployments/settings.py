@@ -42,7 +42,12 @@ class Limits(_Strict):
     )
     max_request_photos: PositiveInt = Field(default=32, description="photos of one batch request")
     max_request_bytes: PositiveInt = Field(
-        default=64 * 2**20, description="bytes of one batch request"
+        default=64 * 2**20,
+        description="bytes of one batch request, or of one call of the Open Inference Protocol, "
+        "compressed and decompressed",
+    )
+    max_infer_photos: PositiveInt = Field(
+        default=128, description="photos or images of one call of the Open Inference Protocol"
     )
 
 

@@ -5,6 +5,7 @@ Replicas pass an answer on as bytes and read none of its keys.
 
 from __future__ import annotations
 
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ class Choice(NamedTuple):
             training; 0 asks for nothing. Between two precisions of the spec, the higher one counts.
         consistent: whether the heads of the hierarchy name a path of the taxonomy, if the model
             has one. If not, each head names its own most probable class.
+        embedding: whether the answer has the embedding too.
+        probabilities: whether the answer has the probability of each class, in the order of the
+            spec, and no labels: little-endian float32 in base64 for each head.
     """
 
     top_k: int = 1
@@ -39,6 +43,7 @@ class Choice(NamedTuple):
     precision: float = 0.0
     consistent: bool = True
     embedding: bool = False
+    probabilities: bool = False
 
 
 _PLAIN = Choice()
@@ -143,6 +148,8 @@ class Labeller:
         for row, choice in enumerate(choices):
             if choice == _PLAIN:
                 labels = [texts[row] for texts in plain]
+            elif choice.probabilities:
+                labels = []
             else:
                 labels = [
                     self._label(
@@ -151,15 +158,23 @@ class Labeller:
                     )
                     for head in self._classes
                 ]  # fmt: skip
-            vector = ""
+            more = self._probabilities(probabilities, row) if choice.probabilities else ""
             if choice.embedding and self._spec.embedding is not None:
                 numbers = ",".join([f"{n:.4f}" for n in probabilities[EMBEDDING][row].tolist()])
                 digest = self._spec.embedding.digest
-                vector = f',"embedding":{{"digest":"{digest}","vector":[{numbers}]}}'
+                more += f',"embedding":{{"digest":"{digest}","vector":[{numbers}]}}'
             answers.append(
-                f'{{"model":{self._model},"labels":{{{",".join(labels)}}}{vector}}}'.encode()
+                f'{{"model":{self._model},"labels":{{{",".join(labels)}}}{more}}}'.encode()
             )
         return answers
+
+    def _probabilities(self, probabilities: Probabilities, row: int) -> str:
+        texts = [
+            f'"{head}":"{binascii.b2a_base64(of, newline=False).decode()}"'
+            for head in self._classes
+            for of in [probabilities[head][row].astype("<f4", copy=False).tobytes()]
+        ]
+        return f',"probabilities":{{{",".join(texts)}}}'
 
     def _label(
         self,
@@ -246,7 +261,7 @@ def threshold(spec: Spec, head: str, precision: float) -> float:
 
 
 def parse_answer(answer: bytes) -> dict[str, Any]:
-    """The fields of an answer: `model`, `labels`, and `embedding` if it was chosen."""
+    """The fields of an answer: `model`, `labels`, and those that were chosen beside them."""
     fields: dict[str, Any] = json.loads(answer)
     return fields
 
@@ -264,6 +279,8 @@ def merge_answers(answers: Sequence[bytes]) -> bytes:
         "model": join_identities([each["model"] for each in fields]),
         "labels": join_heads([each["labels"] for each in fields]),
     }
+    if "probabilities" in fields[0]:
+        merged["probabilities"] = join_heads([each["probabilities"] for each in fields])
     if "embedding" in fields[0]:
         merged["embedding"] = fields[0]["embedding"]
     return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()

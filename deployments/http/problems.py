@@ -32,6 +32,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.EmbeddingUnknown: (400, "embedding-unknown"),
     errors.KeyRefused: (401, "key-refused"),
     errors.WriteRefused: (403, "write-refused"),
+    errors.ModelUnknown: (404, "model-unknown"),
     errors.ProductUnknown: (404, "product-unknown"),
     errors.ClientLeft: CLIENT_LEFT,
     errors.UploadTooSlow: (408, "upload-too-slow"),

@@ -29,7 +29,7 @@ from mlc_core import errors as mlc_errors
 from mlc_core.labels import Choice
 from mlc_core.spec import ImageSize
 
-PROTOCOL = b"MLC\x04"  # the last byte is its version: replicas of another one refuse it
+PROTOCOL = b"MLC\x05"  # the last byte is its version: replicas of another one refuse it
 HEADER = struct.Struct("!QII")  # call, bytes of the head, bytes of the payload
 MAX_HEAD_BYTES, MAX_PAYLOAD_BYTES = 2**20, 2**30
 _MAX_ERROR_CHARACTERS = 2000
