@@ -17,6 +17,7 @@ from mlc_core.spec import EMBEDDING
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 _OBJECTS = {"type": "array", "items": {"type": "object"}}
 _REASONS = {
     400: "No request of the protocol, or of what the model lacks",
@@ -170,7 +171,7 @@ def _photos() -> dict[str, Any]:
             "parameters": object_schema({"content_type": {"const": BASE64}}),
             "data": {
                 "type": "array",
-                "items": _TEXT | {"contentEncoding": BASE64},
+                "items": _TEXT | {"contentEncoding": BASE64, "pattern": _BASE64},
                 "minItems": 1,
                 "maxItems": 1,
             },

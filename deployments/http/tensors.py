@@ -122,6 +122,8 @@ class Inferred(msgspec.Struct):
 
 _NO_PARAMETERS = _Parameters()
 _decode = msgspec.json.Decoder(_Request).decode
+_decode_numbers = msgspec.json.Decoder(list[float]).decode
+_decode_texts = msgspec.json.Decoder(list[str | list[str]]).decode
 
 
 def read(body: bytes, json_bytes: int | None, model: ServedModel, limits: Limits) -> Tensors:
@@ -272,7 +274,7 @@ def _photos(tensor: _Input, binary: memoryview | None, coding: str, limits: Limi
 def _texts(data: msgspec.Raw) -> list[str]:
     """The elements of BYTES in JSON, which may be nested as their shape is."""
     try:
-        found = msgspec.json.decode(data, type=list[str | list[str]])
+        found = _decode_texts(data)
     except _WRONG as error:
         raise MalformedRequest(f"the data of photos is wrong: {error}") from error
     return [text for each in found for text in ([each] if isinstance(each, str) else each)]
@@ -312,11 +314,10 @@ def _pixels(tensor: _Input, binary: memoryview | None, limits: Limits) -> NDArra
         )
     else:
         try:
-            pixels = np.array(msgspec.json.decode(tensor.data))
+            pixels = np.array(_decode_numbers(b"[%b]" % bytes(tensor.data).translate(None, b"[]")))
         except _WRONG as error:
             raise MalformedRequest(f"the data of images is wrong: {error}") from error
-        whole = pixels.dtype.kind in "iuf" and not np.any(pixels % 1)
-        if not whole or pixels.size == 0 or pixels.min() < 0 or pixels.max() > 255:
+        if np.any((pixels % 1 != 0) | (pixels < 0) | (pixels > 255)):
             raise MalformedRequest("the data of images must be whole numbers, 0 to 255")
     if pixels.size != math.prod(shape):
         raise MalformedRequest(f"images has the shape {shape} and {pixels.size} elements")
