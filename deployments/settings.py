@@ -97,8 +97,8 @@ class EndpointSettings(_Strict):
     contract: Openness = Field(default="open", description="`GET /openapi.json`, likewise")
     health: Openness = Field(
         default="open",
-        description="`GET /healthz` and `GET /readyz`, likewise. Load balancers and probes ask "
-        "without a key",
+        description="`GET /healthz`, `/readyz`, `/v2` and `/v2/health/…`, likewise. Load balancers "
+        "and probes ask without a key",
     )
     metrics: Openness = Field(
         default="key",
@@ -188,7 +188,8 @@ class Settings(_Strict):
         default=None,
         min_length=1,
         description="file of API keys, as `mlc keys` writes it, on the node of every ingress; a "
-        "relative path starts at the project's root. With it, `/v1/…` needs a key",
+        "relative path starts at the project's root. With it, `/v1/…` and `/v2/models/…` need a "
+        "key",
     )
     endpoints: EndpointSettings = EndpointSettings()
     cors_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = Field(

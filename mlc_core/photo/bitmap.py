@@ -20,8 +20,10 @@ def bitmaps(images: NDArray[np.uint8]) -> list[bytes]:
     count, height, width, channels = images.shape
     row_bytes = -(-width * channels // _ALIGNED) * _ALIGNED
     rows = np.zeros((count, height, row_bytes), np.uint8)
+    pixels = rows[:, :, : width * channels].reshape(count, height, width, channels)
     # A BMP begins with the bottom row, and its pixels are BGR.
-    rows[:, :, : width * channels] = images[:, ::-1, :, ::-1].reshape(count, height, -1)
+    for channel in range(channels):
+        pixels[..., channels - 1 - channel] = images[:, ::-1, :, channel]
     size_bytes = _HEADER.size + height * row_bytes
     header = _HEADER.pack(
         b"BM", size_bytes, 0, 0, _HEADER.size,
