@@ -25,7 +25,7 @@ from mlc_core.spec import ImageSize
 from samples.photos import small_photos
 
 _BOUNDARY = "many"
-_JSON_BYTES = 300  # one length for all bodies, since wrk has one set of headers
+_JSON_BYTES = 500  # one length for all bodies, since wrk has one set of headers
 _CALLS = 8  # different bodies
 
 
@@ -46,7 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.many_photos", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--photos", type=int, default=32, help="of a call, in both APIs")
     args = parser.parse_args()
     figures: dict[str, list[float]] = defaultdict(list)
@@ -102,6 +102,12 @@ def _sides(model: dict[str, Any], count: int) -> list[Side]:
     return [
         Side(batch, count, ClosedLoop([_form(each) for each in many], "/v1/classify/batch", form)),
         Side(tensor, count, inference([_photos(each) for each in many]), batch),
+        Side(
+            f"V2, {count} photos, one class each",
+            count,
+            inference([_photos(each, list(model["heads"])) for each in many]),
+            batch,
+        ),
         Side("V2, 100 photos", 100, inference([_photos(each) for each in hundred]), batch),
         Side(
             f"V2, {count} images", count, inference([_images(each, size) for each in many]), tensor
@@ -115,9 +121,9 @@ def _form(photos: Sequence[bytes]) -> bytes:
     return b"\r\n".join([*parts, f"--{_BOUNDARY}--\r\n".encode()])
 
 
-def _photos(photos: Sequence[bytes]) -> bytes:
+def _photos(photos: Sequence[bytes], classified: Sequence[str] = ()) -> bytes:
     elements = b"".join(struct.pack("<I", len(photo)) + photo for photo in photos)
-    return _body("photos", "BYTES", [len(photos)], elements)
+    return _body("photos", "BYTES", [len(photos)], elements, classified)
 
 
 def _images(photos: Sequence[bytes], size: ImageSize) -> bytes:
@@ -125,12 +131,17 @@ def _images(photos: Sequence[bytes], size: ImageSize) -> bytes:
     return _body("images", "UINT8", images.shape, images.tobytes())
 
 
-def _body(name: str, datatype: str, shape: Sequence[int], data: bytes) -> bytes:
+def _body(
+    name: str, datatype: str, shape: Sequence[int], data: bytes, classified: Sequence[str] = ()
+) -> bytes:
     tensor = {
         "name": name, "datatype": datatype, "shape": shape,
         "parameters": {"binary_data_size": len(data)},
     }  # fmt: skip
-    request = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    request: dict[str, Any] = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    if classified:
+        one = {"classification": 1}
+        request["outputs"] = [{"name": head, "parameters": one} for head in classified]
     return json.dumps(request).ljust(_JSON_BYTES).encode() + data
 
 

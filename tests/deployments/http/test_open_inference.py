@@ -166,6 +166,14 @@ async def test_without_outputs_the_request_decides_whether_all_are_binary(client
     assert (output["name"], output["parameters"]) == ("color", {"binary_data_size": 12})
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_of_equal_probabilities_the_first_class_counts(client, photos, count):
+    photos.planned[b"a"] = answer(probabilities=(0.2, 0.4, 0.4))
+    outputs = [{"name": "color", "parameters": {"classification": count}}]
+    (output,) = (await client.post(CALL, **as_json(b"a", outputs=outputs))).json()["outputs"]
+    assert output["data"] == ["0.400000:1:Blue", "0.400000:2:Navy: dark"][:count]
+
+
 async def test_more_classes_than_there_are_is_all_of_them(client):
     outputs = [{"name": "color", "parameters": {"classification": 9}}]
     (output,) = (await client.post(CALL, **as_json(b"a", outputs=outputs))).json()["outputs"]
