@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,6 +33,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 Result = TypeVar("Result")
 
+_PHOTO = {"Content-Type": "image/jpeg"}
 _TICK_S = 0.001  # an open loop sends this often, so a request departs up to a tick late
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
@@ -98,37 +99,47 @@ class OpenLoad(Load):
 
 
 class ClosedLoop:
-    """wrk, which sends the photos in turn over a number of connections.
+    """wrk, which sends bodies in turn over a number of connections.
+
+    Args:
+        bodies: photos, for the default path.
 
     Raises:
         FileNotFoundError: wrk is not installed.
     """
 
-    def __init__(self, photos: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        bodies: Sequence[bytes],
+        path: str = "/v1/classify",
+        headers: Mapping[str, str] = _PHOTO,
+    ) -> None:
         if shutil.which("wrk") is None:
             raise FileNotFoundError("wrk is needed: scripts/install-test-packages installs it")
+        self._path = path
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
-        for number, photo in enumerate(photos):
-            (folder / str(number)).write_bytes(photo)
-        self._script = folder / "photos.lua"
+        for number, body in enumerate(bodies):
+            (folder / str(number)).write_bytes(body)
+        self._script = folder / "bodies.lua"
+        fields = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
         self._script.write_text(
-            f"local photos, turn = {{}}, 0\n"
-            f"for n = 0, {len(photos) - 1} do\n"
+            f"local bodies, turn = {{}}, 0\n"
+            f"for n = 0, {len(bodies) - 1} do\n"
             f'  local file = io.open("{folder}/" .. n, "rb")\n'
-            f'  photos[n] = file:read("*a"); file:close()\n'
+            f'  bodies[n] = file:read("*a"); file:close()\n'
             f"end\n"
-            f'local headers = {{["Content-Type"] = "image/jpeg"}}\n'
+            f"local headers = {{{fields}}}\n"
             f"function request()\n"
-            f"  turn = (turn + 1) % {len(photos)}\n"
-            f'  return wrk.format("POST", nil, headers, photos[turn])\n'
+            f"  turn = (turn + 1) % {len(bodies)}\n"
+            f'  return wrk.format("POST", nil, headers, bodies[turn])\n'
             f"end\n"
         )
 
     def __call__(self, url: str, connections: int, seconds: float) -> Load:
         command = ["wrk", "--threads", "1", "--connections", str(connections), "--latency",
                    "--duration", f"{seconds:.0f}s", "--timeout", "10s",
-                   "--script", str(self._script), f"{url}/v1/classify"]  # fmt: skip
+                   "--script", str(self._script), f"{url}{self._path}"]  # fmt: skip
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         answered, took = _search(r"(\d+) requests in ([\d.]+)s", text)
         refused = _search(r"Non-2xx or 3xx responses: (\d+)", text, "0")[0]

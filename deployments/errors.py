@@ -35,7 +35,7 @@ class RequestTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """A batch request is not declared as multipart/form-data."""
+    """A batch request is no multipart/form-data, or a body has an unknown content coding."""
 
 
 class ClientLeft(RequestError):
@@ -70,6 +70,10 @@ class WriteRefused(RequestError):
 
 class RequestUnknown(RequestError):
     """Feedback names a request whose photo the ingress does not have."""
+
+
+class ModelUnknown(RequestError):
+    """No model of that name and version is in service."""
 
 
 class ProductUnknown(RequestError):

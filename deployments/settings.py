@@ -45,7 +45,12 @@ class Limits(_Strict):
     )
     max_request_photos: PositiveInt = Field(default=32, description="photos of one batch request")
     max_request_bytes: PositiveInt = Field(
-        default=64 * 2**20, description="bytes of one batch request"
+        default=64 * 2**20,
+        description="bytes of one batch request, or of one call of the Open Inference Protocol, "
+        "compressed and decompressed",
+    )
+    max_infer_photos: PositiveInt = Field(
+        default=128, description="photos or images of one call of the Open Inference Protocol"
     )
 
 
@@ -95,8 +100,8 @@ class EndpointSettings(_Strict):
     contract: Openness = Field(default="open", description="`GET /openapi.json`, likewise")
     health: Openness = Field(
         default="open",
-        description="`GET /healthz` and `GET /readyz`, likewise. Load balancers and probes ask "
-        "without a key",
+        description="`GET /healthz`, `/readyz`, `/v2` and `/v2/health/…`, likewise. Load balancers "
+        "and probes ask without a key",
     )
     metrics: Openness = Field(
         default="key",
@@ -207,7 +212,8 @@ class Settings(_Strict):
         default=None,
         min_length=1,
         description="file of API keys, as `mlc keys` writes it, on the node of every ingress; a "
-        "relative path starts at the project's root. With it, `/v1/…` needs a key",
+        "relative path starts at the project's root. With it, `/v1/…` and `/v2/models/…` need a "
+        "key",
     )
     endpoints: EndpointSettings = EndpointSettings()
     cors_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = Field(

@@ -24,7 +24,7 @@ from loadtest.slo import OBJECTIVES, load_objectives
 
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _APP = 'application=~"$application"'
-_CLASSIFY = f'{_APP}, route=~"/v1/classify.*"'
+_CLASSIFY = f'{_APP}, route=~"/v1/classify.*|/v2/.*/infer"'
 _ANSWERED = f'{_APP}, route="/v1/classify", status="200"'
 _SEARCHES = f'{_APP}, route="/v1/similar"'
 _IN_CATALOG = f'{_APP}, stage=~"search|write|read"'

@@ -23,6 +23,7 @@ from deployments.http.access import CLIENT, Access, profile_of, take_rest
 from deployments.http.cors import Cors
 from deployments.http.disconnects import Disconnects
 from deployments.http.feedback import FEEDBACK, FeedbackRoute
+from deployments.http.open_inference import INFER, OpenInferenceRoutes, in_protocol, route_of
 from deployments.http.openapi import contract
 from deployments.http.photo_route import CLASSIFY, ENTRY, PhotoRoute, Telemetry, count_photos
 from deployments.http.problems import Problems
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from deployments.telemetry.tracing import Headers
 
 BATCH = "/v1/classify/batch"
+_OF_PHOTOS = (CLASSIFY, BATCH, SIMILAR, INFER)
 _WRITTEN = (CATALOG, PRODUCT, FEEDBACK)  # what only keys that may write can change
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
@@ -119,13 +121,14 @@ def build_api(
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     async def show_contract(_: Request) -> Response:
-        return JSONResponse(contract(settings, list((await describe())["heads"])))
+        return JSONResponse(contract(settings, await describe()))
 
     async def refuse(request: Request, error: Exception) -> Response:
-        status, headers, body = problems.response(error, request.scope[ENTRY])
-        response = Response(body, status)
-        response.raw_headers = headers
-        return response
+        response = problems.response(error, request.scope[ENTRY])
+        status, headers, body = in_protocol(_path(request.scope), response)
+        answer = Response(body, status)
+        answer.raw_headers = headers
+        return answer
 
     recent = feedback.recent if feedback else None
     photo_route = PhotoRoute(dispatcher, settings, problems, telemetry, disconnects, access, recent)
@@ -140,6 +143,7 @@ def build_api(
         (endpoints.contract, Route("/openapi.json", show_contract)),
         (endpoints.metrics, Route("/metrics", _metrics)),
     ]
+    routes += OpenInferenceRoutes(dispatcher, describe, not_ready, settings).routes()
     similar = SimilarRoutes(products, dispatcher, settings, problems).routes() if products else []
     routes += [("key", route) for route in similar]
     routes += [("key", feedback.route())] if feedback else []
@@ -194,15 +198,14 @@ class Api(Starlette):
             return
         # Serve leaves its route_prefix in the path. A slash at the end says nothing. Starlette
         # would redirect it, and behind TLS to the wrong scheme.
-        prefix = scope.get("root_path", "")
-        path = scope["path"].removeprefix(prefix).rstrip("/") or "/"
-        scope["path"] = prefix + path
+        path = _path(scope)
+        scope["path"] = scope.get("root_path", "") + path
         ids = (value for name, value in scope["headers"] if name == b"x-request-id")
         route = _route(path)
         entry = scope[ENTRY] = self._request_log.begin(
             next(ids, b"").decode("latin-1"), route if route in self._routes else "other"
         )
-        tracing = self._tracing if path in (CLASSIFY, BATCH, SIMILAR) else None
+        tracing = self._tracing if entry.route in _OF_PHOTOS else None
         extra = tracing.begin(entry, scope["headers"]) if tracing else ()
         try:
             await self._answer(scope, receive, _noting_status(send, entry, extra))
@@ -211,8 +214,9 @@ class Api(Starlette):
                 self._problems.client_left(entry)
             raise
         finally:
-            if entry.route == SIMILAR:
-                count_photos(self._recorder, SIMILAR, entry.status, scope.get(CLIENT))
+            if entry.route == SIMILAR or (entry.route == INFER and entry.photos):
+                photos = entry.photos if entry.route == INFER else 1
+                count_photos(self._recorder, route, entry.status, scope.get(CLIENT), photos)
             self._request_log.end(entry)
             if tracing:
                 tracing.end(entry)
@@ -220,7 +224,7 @@ class Api(Starlette):
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope[ENTRY]
         writes = entry.route in _WRITTEN and scope["method"] in WRITES
-        photos = writes or (scope["method"] == "POST" and entry.route in (CLASSIFY, BATCH, SIMILAR))
+        photos = writes or (scope["method"] == "POST" and entry.route in _OF_PHOTOS)
         refusal: RequestError | None = None
         client = None
         if self._access is not None and entry.route in self._with_key:
@@ -234,9 +238,9 @@ class Api(Starlette):
             )
         if refusal:
             response = await self.photo_route.turned_away(refusal, entry)
-            if entry.route in (CLASSIFY, BATCH):
+            if entry.route in (CLASSIFY, BATCH, INFER):
                 self.photo_route.count(entry, client)
-            await response.send(send)
+            await in_protocol(_path(scope), response).send(send)
             return
         if client and photos:
             client.take(1)
@@ -252,7 +256,13 @@ def _route(path: str) -> str:
     """The name of a path in metrics and logs."""
     if path.startswith(f"{CATALOG}/"):
         return PRODUCT
-    return PICTURE if path.startswith(f"{PICTURES}/") else path
+    return PICTURE if path.startswith(f"{PICTURES}/") else route_of(path)
+
+
+def _path(scope: Scope) -> str:
+    """The path of a request, without the prefix of the application and a slash at the end."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
 
 
 def _noting_status(send: Send, entry: Entry, extra: Headers) -> Send:

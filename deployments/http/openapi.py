@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.http.form import MAX_OVERHEAD_BYTES
@@ -18,6 +18,7 @@ from deployments.http.openapi_parts import (
     problem_responses,
 )
 from deployments.http.openapi_similar import similar_paths, similar_schemas
+from deployments.http.openapi_v2 import inference_paths, inference_schemas
 from deployments.settings import Openness, Settings
 from mlc_core.photo import FORMATS, MAX_DECODE_S
 
@@ -26,11 +27,11 @@ _SECURITY_SCHEMES = {
 }
 
 
-def contract(settings: Settings, heads: Sequence[str]) -> dict[str, Any]:
+def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of /openapi.json.
 
     Args:
-        heads: heads of the model in service.
+        model: the model in service, as /v1/model describes it.
     """
     limits, endpoints = settings.limits, settings.endpoints
     paths: list[tuple[Openness, str, dict[str, Any]]] = [
@@ -50,11 +51,12 @@ def contract(settings: Settings, heads: Sequence[str]) -> dict[str, Any]:
         ),
         (endpoints.metrics, "/metrics", {"get": _metrics()}),
         (endpoints.page, "/", {"get": _page()}),
+        *inference_paths(limits, endpoints.health, model),
     ]
     if settings.catalog:
         paths += [("key", path, item) for path, item in similar_paths(limits).items()]
     if settings.feedback_path:
-        paths += [("key", path, item) for path, item in feedback_paths(heads).items()]
+        paths += [("key", path, item) for path, item in feedback_paths(model["heads"]).items()]
     if settings.keys_file:
         for operation in (
             each
@@ -79,7 +81,8 @@ def contract(settings: Settings, heads: Sequence[str]) -> dict[str, Any]:
         },
         "paths": {path: item for openness, path, item in paths if openness != "closed"},
         "components": {
-            "schemas": _schemas(heads)
+            "schemas": _schemas(list(model["heads"]))
+            | inference_schemas(model)
             | (similar_schemas() if settings.catalog else {})
             | (feedback_schemas() if settings.feedback_path else {}),
             "parameters": parameters(),
@@ -228,6 +231,13 @@ def _schemas(heads: Sequence[str]) -> dict[str, Any]:
                 "precision": text,
                 "image": object_schema({"height_px": pixels, "width_px": pixels}),
                 "heads": object_schema(dict.fromkeys(heads, classes)),
+                "embedding": {
+                    "description": "Of the network; null if it has none.",
+                    "anyOf": [
+                        object_schema({"dimensions": pixels, "digest": text}),
+                        {"type": "null"},
+                    ],
+                },
                 "thresholds": {
                     "type": "object",
                     "description": "Head -> precision -> the confidence from which on its labels "

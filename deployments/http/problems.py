@@ -33,6 +33,7 @@ STATUSES: dict[type[Exception], tuple[int, str]] = {
     mlc_errors.ProfileUnknown: (400, "profile-unknown"),
     errors.KeyRefused: (401, "key-refused"),
     errors.WriteRefused: (403, "write-refused"),
+    errors.ModelUnknown: (404, "model-unknown"),
     errors.ProductUnknown: (404, "product-unknown"),
     errors.RequestUnknown: (404, "request-unknown"),
     errors.ClientLeft: CLIENT_LEFT,

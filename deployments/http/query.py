@@ -16,7 +16,8 @@ from mlc_core.labels import MAX_TOP_K, Choice
 
 MAX_K, MAX_FILTERS = 100, 20
 _DEFAULT = Choice()
-_LABELS = tuple(name for name in Choice._fields if name != "embedding")
+_CHOICE = tuple(name for name in Choice._fields if name != "probabilities")
+_LABELS = tuple(name for name in _CHOICE if name != "embedding")
 _SEARCH = ("id", "k", "filter", "labels")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -77,7 +78,7 @@ def choice_of(query_string: bytes, profile: str = "") -> Choice:
     """
     if not query_string:
         return _DEFAULT if not profile else Choice(profile=profile)
-    return _choice(_query(query_string, Choice._fields), profile)
+    return _choice(_query(query_string, _CHOICE), profile)
 
 
 def _choice(query: QueryParams, profile: str) -> Choice:

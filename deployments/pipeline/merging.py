@@ -43,6 +43,7 @@ def merge_descriptions(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
         **{key: "+".join(dict.fromkeys(model[key] for model in models)) for key in same},
         "image": models[0]["image"],  # a classifier that takes another size refuses its images
         "heads": join_heads([model["heads"] for model in models]),
+        "embedding": models[0].get("embedding"),  # as in answers
         "thresholds": join_heads([model["thresholds"] for model in models]),
         # Each makes the labels of its own heads agree.
         "taxonomy": next((model["taxonomy"] for model in models if model["taxonomy"]), None),

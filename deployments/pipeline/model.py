@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class Model:
             "precision": self.config.precision,
             "image": {"height_px": spec.image.height_px, "width_px": spec.image.width_px},
             "heads": {head: list(classes) for head, classes in spec.heads.items()},
+            "embedding": None if spec.embedding is None else asdict(spec.embedding),
             "thresholds": {head: dict(each) for head, each in spec.thresholds.items()},
             "taxonomy": {"heads": spec.hierarchy, "paths": spec.taxonomy}
             if spec.taxonomy

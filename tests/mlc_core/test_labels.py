@@ -1,5 +1,6 @@
 """Claims about how probabilities become an answer."""
 
+import base64
 import json
 from dataclasses import replace
 
@@ -33,6 +34,16 @@ def test_an_answer_names_its_model_and_the_best_class_of_each_head_in_order():
     assert first["labels"]["color"] == {
         "label": 'Off "White"', "confidence": 0.7, "alternatives": []
     }  # fmt: skip
+
+
+def test_probabilities_are_those_of_all_classes_in_the_order_of_the_spec():
+    first, second = answers(Choice(probabilities=True), Choice())
+    assert first["labels"] == {}
+    assert "probabilities" not in second
+    assert list(first["probabilities"]) == ["color", "category"]
+    for head, text in first["probabilities"].items():
+        found = np.frombuffer(base64.b64decode(text), "<f4")
+        assert np.array_equal(found, PROBABILITIES[head][0])
 
 
 @pytest.mark.parametrize(("top_k", "alternatives"), [(1, 0), (2, 1), (3, 2), (20, 2)])

@@ -393,9 +393,11 @@ async def test_the_page_needs_nothing_from_outside(client):
 
 async def test_the_contract_lists_every_route(client):
     paths = (await client.get("/openapi.json")).json()["paths"]
+    models = [f"/v2/models/{{model}}{version}" for version in ("", "/versions/{version}")]
     assert set(paths) == {
         "/", "/v1/classify", "/v1/classify/batch", "/v1/model", "/healthz", "/readyz",
-        "/openapi.json", "/metrics",
+        "/openapi.json", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready",
+        *(model + end for model in models for end in ("", "/ready", "/config", "/stats", "/infer")),
     }  # fmt: skip
 
 

@@ -42,6 +42,15 @@ def test_labels_of_all_stand_under_the_names_of_all():
     assert "Écru".encode() in merged
 
 
+def test_probabilities_of_all_stand_side_by_side():
+    parts = [
+        json.dumps(json.loads(answer(name)) | {"probabilities": {head: "AACAPw=="}}).encode()
+        for name, head in (("c", "color"), ("k", "category"))
+    ]
+    merged = json.loads(merge_outcomes(parts))
+    assert merged["probabilities"] == {"color": "AACAPw==", "category": "AACAPw=="}
+
+
 def test_an_error_of_one_is_the_answer():
     error = DeadlinePassed("late")
     assert merge_outcomes([answer("c", color={}), error]) is error
