@@ -1,0 +1,175 @@
+"""Runs a catalogue through Ray Data: on this machine, or on a cluster.
+
+A block of the data set is a part: a few hundred rows of id and name. A worker makes a part's files
+and returns its counts alone, so no photo, image or label passes through Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from mlc_core.artifact import SUMS, load_artifact
+from mlc_core.engines.loading import served_precision
+from mlc_core.errors import MlcError
+from mlc_core.labels import Choice, Labeller
+from mlc_core.sources.files import Progress as Report
+from offline.labelling import DONE, FAILED, Labelling, Work
+from offline.manifest import read_manifest
+from offline.output import Counts, Output
+from offline.progress import Progress
+
+_OBJECT_STORE_BYTES = 2**28
+
+
+class RunError(MlcError):
+    """A run stopped before its end."""
+
+
+def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
+    """Label the photos of a source. A run that was killed goes on.
+
+    Args:
+        options: of the command line; see `offline.command`.
+
+    Raises:
+        MlcError: its text says what to do.
+    """
+    artifact = load_artifact(options.model)
+    precision = options.precision or served_precision(artifact)
+    choice = Choice(precision=options.min_precision, embedding=options.embeddings)
+    if refusal := Labeller(artifact.spec).refusal(choice):
+        raise RunError(f"{refusal}")
+    manifest = read_manifest(options.source, report)
+    parts = manifest.parts()
+    model = {each.name: each.read_bytes() for each in artifact.path.iterdir() if each.is_file()}
+    embedding = artifact.spec.embedding if options.embeddings else None
+    run = {
+        "model": artifact.spec.name,
+        "model_version": artifact.spec.version,
+        "model_digest": hashlib.sha256(model[SUMS]).hexdigest(),
+        "embedding_digest": embedding and embedding.digest,
+        "precision": precision,
+        "min_precision": options.min_precision,
+        "format": options.format,
+        "photos": len(manifest.photos) + len(manifest.rejected),
+        "input_digest": manifest.digest,
+        "parts": len(parts),
+    }
+    output = Output(options.out.resolve(), options.format, run)
+    with output.claimed():
+        if counts := output.finished():
+            report(f"{options.out} is complete already; nothing to do")
+            return counts
+        present = output.present()
+        missing = [part for number, part in enumerate(parts) if number not in present]
+        done = len(manifest.photos) - sum(map(len, missing))
+        if done:
+            report(f"resuming: {done:,} of {len(manifest.photos):,} photos were done before")
+        if missing:
+            with _stderr() as stderr, _ray(options.address, options.workers) as workers:
+                work = Work(
+                    manifest.root, output, options.format, precision, choice, ray.put(model)
+                )
+                with Progress(stderr, len(manifest.photos), done) as progress:
+                    for each in _labelled(missing, work, workers):
+                        progress.add(*each)
+        return output.finish([len(part) for part in parts], manifest.rejected)
+
+
+def _labelled(
+    parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Label parts, in any order. Yields how many photos are done and how many of them failed.
+
+    Args:
+        workers: the fewest and the most.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    least, most = workers
+    photos = ray.data.from_arrow(list(parts))
+    done = photos.map_batches(
+        Labelling,
+        fn_constructor_args=(work,),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=1,
+    )
+    try:
+        for row in done.iter_rows():
+            yield row[DONE], row[FAILED]
+    except ray.exceptions.RayError as error:
+        raise RunError(f"the run stopped: {_cause(error)}; run it again to go on") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what happened in a worker."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+@contextmanager
+def _stderr() -> Iterator[TextIO]:
+    """Yield the standard error, which Ray's native code no longer writes to.
+
+    What it wrote is shown if the run fails.
+    """
+    with os.fdopen(os.dup(2), "w") as stderr, tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield stderr
+        except MlcError:
+            notes.seek(0)
+            stderr.write(notes.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+@contextmanager
+def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
+    """Connect to a cluster, or start one on this machine that nothing else can reach.
+
+    Yields:
+        The fewest and the most workers.
+    """
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if address is not None:
+        ray.init(address=address, **quiet)
+        try:
+            cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            most = workers or max(1, int(cluster.get("CPU", 1)))
+            yield min(1, most), most
+        finally:
+            ray.shutdown()
+        return
+    count = workers or len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="mlc-") as directory:
+        ray.init(
+            address="local",
+            num_cpus=count,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=directory,
+            **quiet,
+        )
+        try:
+            yield count, count
+        finally:
+            ray.shutdown()
