@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,20 @@ from offline.reading import Contents, Photos
 from offline.rows import Columns, Failure, Format, JsonLines, Photo, Rows
 
 _BATCH = 64
-DONE, FAILED = "done", "failed"  # columns of what it returns
+_ENDS = "decoding it ends the process, as a lack of memory does"
+
+
+class Part(NamedTuple):
+    """What became of a part.
+
+    Attributes:
+        began: when its photos were first read, in seconds since 1970 by the worker's clock.
+    """
+
+    photos: int
+    failed: int
+    began: float
+    ended: float
 
 
 class Work(NamedTuple):
@@ -62,8 +76,10 @@ class Labelling:
         """Label the photos of a part and commit it.
 
         Returns:
-            One row: how many photos are done, and how many of them failed.
+            One row: a Part.
         """
+        began = time.time()
+        number = part[PART][0].as_py()
         photos = [
             Photo(*each) for each in zip(part[ID].to_pylist(), part[PHOTO].to_pylist(), strict=True)
         ]
@@ -72,8 +88,9 @@ class Labelling:
         waiting: list[Photo] = []
         images: list[NDArray[np.uint8]] = []
         contents = self._photos.read([photo.photo for photo in photos])
-        for photo, each in zip(photos, contents, strict=True):
-            image = self._decoded(each)
+        attempt = self._work.output.attempt(number)
+        for at, (photo, each) in enumerate(zip(photos, contents, strict=True)):
+            image = self._decoded(each) if attempt.may_decode(at) else _ENDS
             if isinstance(image, str):
                 failures.append(Failure(*photo, image))
                 continue
@@ -84,8 +101,10 @@ class Labelling:
                 waiting, images = [], []
         if images:
             self._label(waiting, images, rows)
-        self._work.output.commit(part[PART][0].as_py(), rows.contents(), failures)
-        return pa.table({DONE: [len(photos)], FAILED: [len(failures)]})
+        self._work.output.commit(number, rows.contents(), failures)
+        attempt.complete()
+        done = Part(len(photos), len(failures), began, time.time())
+        return pa.Table.from_pylist([done._asdict()])
 
     def _rows(self) -> Rows:
         if self._work.file_format == "jsonl":

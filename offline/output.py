@@ -1,7 +1,8 @@
 """The directory that a run writes. Each part gets there once, whenever a process is killed.
 
     OUT/run.json              what decides the rows; a run with another one is refused
-    OUT/parts/00007/          labels and failures of part 7, renamed to here when they are complete
+    OUT/parts/attempt-00007-* an attempt at part 7 that has not ended, or was killed
+    OUT/parts/00007/          its labels and failures, renamed to here when they are complete
     OUT/labels/part-00007.*   the labels, moved to here once all parts are there
     OUT/failed.jsonl          all failures
     OUT/_SUCCESS              the counts, last of all
@@ -18,6 +19,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from offline.rows import Failure, Format, count_rows, failures_as_lines
 
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
+_ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
 
 
 class OutputError(MlcError):
@@ -39,6 +42,38 @@ class Counts(NamedTuple):
 
     labelled: int
     failed: int
+
+
+class Attempt:
+    """An attempt at a part. It finds the photo that ends each process that decodes it.
+
+    Each attempt leaves a file if its process ends. From the third one on, that file names the photo
+    that is being decoded. One that two attempts have ended with is not decoded again.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
+        before = list(directory.glob(f"attempt-{number:05}-*"))
+        ended_with = Counter(file.read_text() for file in before)
+        self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
+        self._is_careful = len(before) >= _ENOUGH
+        self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
+        self._mark = self._file.open("wb", buffering=0)
+
+    def may_decode(self, at: int) -> bool:
+        """Whether to decode a photo; it is the current one from then on."""
+        if f"{at:09}" in self._ends:
+            return False
+        if self._is_careful:
+            os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
+        return True
+
+    def complete(self) -> None:
+        self.abandon()
+        self._file.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Leave the file, as the end of the process does."""
+        self._mark.close()
 
 
 class Output:
@@ -94,9 +129,13 @@ class Output:
         for each in (self._path / _PARTS).iterdir():
             if each.name.isdecimal():
                 numbers.add(int(each.name))
-            else:
+            elif each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)
         return numbers
+
+    def attempt(self, number: int) -> Attempt:
+        """Begin a part, and learn which photos ended the processes that tried it before."""
+        return Attempt(self._path / _PARTS, number)
 
     def commit(self, number: int, labels: bytes, failures: Sequence[Failure]) -> None:
         """Write a part, all of it or nothing. Does nothing if it is there."""

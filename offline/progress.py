@@ -41,7 +41,14 @@ class Progress:
         if self._out.isatty():
             self._out.write("\n")
 
-    def add(self, done: int, failed: int) -> None:
+    def add(self, done: int, failed: int, took_s: float) -> None:
+        """A part is done.
+
+        Args:
+            took_s: seconds that it took; the first one's are no start of Ray.
+        """
+        if len(self._marks) == 1:
+            self._marks[0] = (time.monotonic() - took_s, self._done)
         self._done += done
         self._failed += failed
         self._marks.append((time.monotonic(), self._done))

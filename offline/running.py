@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -24,7 +26,7 @@ from mlc_core.engines.loading import served_precision
 from mlc_core.errors import MlcError
 from mlc_core.labels import Choice, Labeller
 from mlc_core.sources.files import Progress as Report
-from offline.labelling import DONE, FAILED, Labelling, Work
+from offline.labelling import Labelling, Part, Work
 from offline.manifest import read_manifest
 from offline.output import Counts, Output
 from offline.progress import Progress
@@ -77,20 +79,26 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
         if done:
             report(f"resuming: {done:,} of {len(manifest.photos):,} photos were done before")
         if missing:
+            started = time.time()
+            began, ended = math.inf, 0.0
             with _stderr() as stderr, _ray(options.address, options.workers) as workers:
                 work = Work(
                     manifest.root, output, options.format, precision, choice, ray.put(model)
                 )
                 with Progress(stderr, len(manifest.photos), done) as progress:
-                    for each in _labelled(missing, work, workers):
-                        progress.add(*each)
+                    for part in _labelled(missing, work, workers):
+                        progress.add(part.photos, part.failed, part.ended - part.began)
+                        began, ended = min(began, part.began), max(ended, part.ended)
+            photos = sum(map(len, missing))
+            report(
+                f"{photos:,} photos in {ended - began:.1f} s, {photos / (ended - began):,.0f} "
+                f"photos/s; starting took {began - started:.1f} s"
+            )
         return output.finish([len(part) for part in parts], manifest.rejected)
 
 
-def _labelled(
-    parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]
-) -> Iterator[tuple[int, int]]:
-    """Label parts, in any order. Yields how many photos are done and how many of them failed.
+def _labelled(parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]) -> Iterator[Part]:
+    """Label parts, in any order.
 
     Args:
         workers: the fewest and the most.
@@ -111,7 +119,7 @@ def _labelled(
     )
     try:
         for row in done.iter_rows():
-            yield row[DONE], row[FAILED]
+            yield Part(**row)
     except ray.exceptions.RayError as error:
         raise RunError(f"the run stopped: {_cause(error)}; run it again to go on") from error
 
@@ -159,7 +167,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
             ray.shutdown()
         return
     count = workers or len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="mlc-") as directory:
+    with tempfile.TemporaryDirectory(prefix="mlc-run-") as directory:
         ray.init(
             address="local",
             num_cpus=count,
