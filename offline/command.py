@@ -59,7 +59,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reads these when it is imported
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as nice as this command is
     try:
         from offline.running import label_catalog  # noqa: PLC0415  (two seconds)
     except ModuleNotFoundError as missing:

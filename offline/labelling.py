@@ -25,7 +25,7 @@ from offline.output import Output
 from offline.reading import Contents, Photos
 from offline.rows import Columns, Failure, Format, JsonLines, Photo, Rows
 
-_BATCH = 64
+_BATCH = 256
 _ENDS = "decoding it ends the process, as a lack of memory does"
 
 
@@ -47,7 +47,7 @@ class Work(NamedTuple):
 
     Attributes:
         root: the directory or zip of the photos.
-        model: the files of the artifact in Ray's object store, contents by name.
+        model: the files of the artifact, contents by name; in Ray's object store for workers.
     """
 
     root: Path

@@ -17,9 +17,8 @@ from mlc_core.sources.table import Row
 from offline.rows import Failure
 
 PART, ID, PHOTO = "part", "id", "photo"  # columns of a block
-# What a kill loses is the parts in work. 128 of them keep many cores busy; each has a cost of its
-# own, about 10 ms.
-_PARTS, _LEAST, _MOST = 128, 32, 2_000
+# Between two parts a worker waits for about 15 ms. A kill loses the parts in work.
+_PARTS, _LEAST, _MOST = 48, 32, 2_000
 _BLOCK = 50_000
 
 

@@ -11,12 +11,15 @@ import hashlib
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
 import pyarrow as pa
 import ray
 import ray.data
@@ -32,10 +35,11 @@ from offline.output import Counts, Output
 from offline.progress import Progress
 
 _OBJECT_STORE_BYTES = 2**28
+_PREFIX = "mlc-run-"  # of Ray's directories; short, as the names of sockets must be
 
 
 class RunError(MlcError):
-    """A run stopped before its end."""
+    """A run can't start, or stopped before its end."""
 
 
 def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
@@ -51,7 +55,7 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
     precision = options.precision or served_precision(artifact)
     choice = Choice(precision=options.min_precision, embedding=options.embeddings)
     if refusal := Labeller(artifact.spec).refusal(choice):
-        raise RunError(f"{refusal}")
+        raise RunError(str(refusal))
     manifest = read_manifest(options.source, report)
     parts = manifest.parts()
     model = {each.name: each.read_bytes() for each in artifact.path.iterdir() if each.is_file()}
@@ -75,26 +79,40 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
             return counts
         present = output.present()
         missing = [part for number, part in enumerate(parts) if number not in present]
-        done = len(manifest.photos) - sum(map(len, missing))
-        if done:
+        if present:
+            done = len(manifest.photos) - sum(map(len, missing))
             report(f"resuming: {done:,} of {len(manifest.photos):,} photos were done before")
         if missing:
-            started = time.time()
-            began, ended = math.inf, 0.0
-            with _stderr() as stderr, _ray(options.address, options.workers) as workers:
-                work = Work(
-                    manifest.root, output, options.format, precision, choice, ray.put(model)
-                )
-                with Progress(stderr, len(manifest.photos), done) as progress:
-                    for part in _labelled(missing, work, workers):
-                        progress.add(part.photos, part.failed, part.ended - part.began)
-                        began, ended = min(began, part.began), max(ended, part.ended)
-            photos = sum(map(len, missing))
-            report(
-                f"{photos:,} photos in {ended - began:.1f} s, {photos / (ended - began):,.0f} "
-                f"photos/s; starting took {began - started:.1f} s"
-            )
+            work = Work(manifest.root, output, options.format, precision, choice, model)
+            total = len(manifest.photos)
+            report(_label_missing(missing, total, work, options.address, options.workers))
         return output.finish([len(part) for part in parts], manifest.rejected)
+
+
+def _label_missing(
+    parts: Sequence[pa.Table], total: int, work: Work, address: str | None, workers: int | None
+) -> str:
+    """Label parts, and tell how fast that was.
+
+    Args:
+        total: photos of the source.
+    """
+    photos = sum(map(len, parts))
+    started = time.time()
+    began, ended = math.inf, 0.0
+    with (
+        _stderr() as stderr,
+        _ray(address, workers) as pool,
+        Progress(stderr, total, total - photos) as progress,
+    ):
+        for part in _labelled(parts, work._replace(model=ray.put(work.model)), pool):
+            progress.add(part.photos, part.failed, part.ended - part.began)
+            began, ended = min(began, part.began), max(ended, part.ended)
+    took_s = max(ended - began, 1e-3)
+    return (
+        f"{photos:,} photos in {took_s:.1f} s, {photos / took_s:,.0f} photos/s; "
+        f"starting took {began - started:.1f} s"
+    )
 
 
 def _labelled(parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]) -> Iterator[Part]:
@@ -167,7 +185,8 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
             ray.shutdown()
         return
     count = workers or len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="mlc-run-") as directory:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as directory:
         ray.init(
             address="local",
             num_cpus=count,
@@ -181,3 +200,11 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
             yield count, count
         finally:
             ray.shutdown()
+
+
+def _sweep() -> None:
+    """Remove the directories of Ray that killed runs left."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(directory, ignore_errors=True)

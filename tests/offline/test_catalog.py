@@ -101,7 +101,7 @@ def test_two_kills_at_random_moments_lose_and_double_nothing(table, tmp_path, un
     done = 0
     for victim in ("driver", "group"):
         run = Run(table, out)
-        moment = done + random.randint(1, 30)
+        moment = done + random.randint(1, 15)
         wait_until(lambda: run.parts() >= moment or not run.is_running(), "parts", 60)  # noqa: B023
         time.sleep(random.uniform(0, 0.05))
         assert run.is_running(), "it ended before its kill"
