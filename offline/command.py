@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("RAY_worker_niceness", "0")  # as nice as this command is
     try:
         from offline.running import label_catalog  # noqa: PLC0415  (two seconds)
-    except ModuleNotFoundError as missing:
+    except ImportError as missing:
         raise MlcError(
             f"{missing}; mlc catalog needs more packages: pip install -e '.[catalog]'"
         ) from missing
