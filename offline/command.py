@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reads these when it is imported
     os.environ.setdefault("RAY_worker_niceness", "0")  # as nice as this command is
+    if options.address is None:
+        # Ray listens on every interface, whatever it is told. Only who has this token may use it.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         from offline.running import label_catalog  # noqa: PLC0415  (two seconds)
     except ImportError as missing:

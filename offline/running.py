@@ -168,7 +168,7 @@ def _stderr() -> Iterator[TextIO]:
 
 @contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
-    """Connect to a cluster, or start one on this machine that nothing else can reach.
+    """Connect to a cluster, or start one on this machine, for this run alone.
 
     Yields:
         The fewest and the most workers.
@@ -192,7 +192,6 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, int]]:
             num_cpus=count,
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",
             _temp_dir=directory,
             **quiet,
         )

@@ -1,10 +1,17 @@
 """Claims about the options of `mlc catalog`, without Ray."""
 
+import os
 import sys
 
 import pytest
 
 from mlc_core.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """The command sets variables of Ray, which other tests must not see."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
 
 
 def test_without_its_packages_the_command_says_which_extra_to_install(
