@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requir
 
 .PHONY: serve demo stop check-config test test-unit test-slow test-kubernetes check generate train evaluate bench peers \
 	observability fuzz soak slow-clients rollouts node-loss \
-	chaos similar many-photos loadtest capacity plan compare lock audit licences sbom
+	chaos similar many-photos catalog-run loadtest capacity plan compare lock audit licences sbom
 
 serve: .venv/serve
 	@exec $(BIN)/python -m launcher start --host $(HOST) --port $(PORT) --config $(CONFIG)
@@ -73,6 +73,11 @@ similar: .venv/dev
 # ARGS: of bench.many_photos, as --rounds 10
 many-photos: .venv/dev
 	$(BIN)/python -m bench.many_photos $(ARGS)
+
+# `mlc catalog` on 50,000 drawn photos, beside a loop that decodes and infers.
+# ARGS: of bench.catalog_run, as --photos 10000
+catalog-run: .venv/dev
+	$(BIN)/python -m bench.catalog_run $(ARGS)
 
 # Kills one process after another under load, and gives a verdict. Needs wrk.
 # ARGS: of bench.chaos, as --replicas 1 --seconds 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 from mlc_core.labels import MAX_TOP_K
@@ -14,15 +14,16 @@ from mlc_core.spec import HEADS
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models/fashion/2"
 KEYS = PROJECT / "keys.json"
+COMMANDS = "mlc.commands"
 
 OK, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 4, 130, 141
 _EXIT_CODES = f"""exit codes:
   {OK}    done
   {FAILED}    failed; the last line on stderr says why and what to do
   {USAGE}    the command line is wrong
-  {SOME_FAILED}    classify: some photos could not be read or decoded, the others were
-  {ALL_FAILED}    classify: no photo could be read and decoded
-  {INTERRUPTED}  interrupted; the same command continues training from the last epoch
+  {SOME_FAILED}    some photos could not be read or decoded, the others were
+  {ALL_FAILED}    no photo could be read and decoded
+  {INTERRUPTED}  interrupted; the same command goes on with training or a catalogue
   {READER_LEFT}  the reader of the output has left, as in mlc … | head -1
 """
 _DATA = "directory or zip with styles.csv and images/, or a directory of feedback"
@@ -30,6 +31,9 @@ _DATA = "directory or zip with styles.csv and images/, or a directory of feedbac
 
 def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
     """The parser of the command line.
+
+    Packages that depend on this one add commands as entry points of the group COMMANDS: modules
+    with SUMMARY, add_options and run.
 
     Args:
         commands: name -> function that runs it: classify, train, evaluate, quantize, keys.
@@ -47,7 +51,11 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
         "--version", action="version", version=f"mlc {version('multi-label-classifier')}"
     )
     added = mlc.add_subparsers(required=True, metavar="COMMAND")
-    for name, (summary, add_options) in _COMMANDS.items():
+    offered = {name: (*_COMMANDS[name], run) for name, run in commands.items()}
+    for point in entry_points(group=COMMANDS):
+        other = point.load()
+        offered[point.name] = (other.SUMMARY, other.add_options, other.run)
+    for name, (summary, add_options, run) in offered.items():
         command = added.add_parser(
             name,
             help=summary,
@@ -56,7 +64,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_options(command)
-        command.set_defaults(command=commands[name])
+        command.set_defaults(command=run)
     return mlc
 
 
@@ -67,18 +75,18 @@ def _classify(command: argparse.ArgumentParser) -> None:
         nargs="+",
         help="file, directory (all photos in and below it) or quoted pattern",
     )
-    _model(command)
+    model_option(command)
     command.add_argument("--json", action="store_true", help="print one line of JSON per photo")
     command.add_argument(
         "--top-k",
-        type=_whole(1, MAX_TOP_K),
+        type=whole(1, MAX_TOP_K),
         default=1,
         help=f"labels per head, 1 to {MAX_TOP_K}, default %(default)s",
     )
     command.add_argument(
         "--profile", type=Path, metavar="FILE", help="a merchant's own words for the classes"
     )
-    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
+    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -120,30 +128,30 @@ def _train(command: argparse.ArgumentParser) -> None:
         "The defaults are those of Recipe in mlc_core/training/trainer.py; with --teacher, those "
         "of Recipe.taught.",
     )
-    whole = _whole(1)
-    recipe.add_argument("--epochs", type=whole, metavar="N")
+    count = whole(1)
+    recipe.add_argument("--epochs", type=count, metavar="N")
     recipe.add_argument(
-        "--batch-size", type=whole, metavar="N", help="photos at most; fewer in a small data set"
+        "--batch-size", type=count, metavar="N", help="photos at most; fewer in a small data set"
     )
-    recipe.add_argument("--learning-rate", type=_number(0), metavar="X", help="at its peak")
+    recipe.add_argument("--learning-rate", type=number(0), metavar="X", help="at its peak")
     recipe.add_argument(
-        "--weight-decay", type=_number(0), metavar="X", help="as a fraction of the learning rate"
+        "--weight-decay", type=number(0), metavar="X", help="as a fraction of the learning rate"
     )
     recipe.add_argument(
         "--label-smoothing",
-        type=_number(0, 1),
+        type=number(0, 1),
         metavar="X",
         help="share of the target spread over all classes",
     )
     recipe.add_argument(
         "--patience-epochs",
-        type=whole,
+        type=count,
         metavar="N",
         help="epochs without a better mean validation accuracy, after which training stops",
     )
     recipe.add_argument(
         "--views",
-        type=whole,
+        type=count,
         metavar="N",
         help="with --teacher: variants of each photo that it sees; an epoch trains on one of them",
     )
@@ -152,7 +160,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument(
         "--seed",
-        type=_whole(0, 2**32 - 1),
+        type=whole(0, 2**32 - 1),
         metavar="N",
         help="of the split, the first weights and the augmentation",
     )
@@ -165,21 +173,21 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", metavar="DATA", type=Path, help=f"any labelled data set: {_DATA}")
-    _model(command)
+    model_option(command)
     command.add_argument(
         "--out",
         type=Path,
         help="where report.md, its pictures and metrics.json go, default "
         f"{PROJECT}/runs/NAME-VERSION",
     )
-    _precision(command, "float32")
+    precision_option(command, "float32")
 
 
 def _quantize(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data", metavar="DATA", type=Path, help="the data set the model was trained on"
     )
-    _model(command)
+    model_option(command)
 
 
 def _keys(command: argparse.ArgumentParser) -> None:
@@ -195,7 +203,7 @@ def _keys(command: argparse.ArgumentParser) -> None:
     )
     add.add_argument(
         "--days",
-        type=_whole(1, 36_500),
+        type=whole(1, 36_500),
         default=365,
         metavar="N",
         help="how long it is valid, default %(default)s",
@@ -229,8 +237,8 @@ def _index(command: argparse.ArgumentParser) -> None:
         "with a column id, one named path, photo, image or file, and attributes",
     )
     command.add_argument("index", metavar="INDEX", help=_INDEX)
-    _model(command)
-    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
+    model_option(command)
+    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
 def _similar(command: argparse.ArgumentParser) -> None:
@@ -243,12 +251,10 @@ def _similar(command: argparse.ArgumentParser) -> None:
         metavar="F",
         help="what the products must fulfil, as category=Tshirts or 'price<50'; may be repeated",
     )
-    command.add_argument(
-        "-k", type=_whole(1, 100), default=10, help="products, default %(default)s"
-    )
+    command.add_argument("-k", type=whole(1, 100), default=10, help="products, default %(default)s")
     command.add_argument("--json", action="store_true", help="print one line of JSON per photo")
-    _model(command)
-    _precision(command, "int8 as in the service, float32 if the model has no int8 network")
+    model_option(command)
+    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
 
 
 def _feedback(command: argparse.ArgumentParser) -> None:
@@ -256,7 +262,7 @@ def _feedback(command: argparse.ArgumentParser) -> None:
         "directory", metavar="DIRECTORY", type=Path, help="where the service stores feedback"
     )
     command.add_argument(
-        "--most", type=_whole(1), default=20, metavar="N", help="corrections, default %(default)s"
+        "--most", type=whole(1), default=20, metavar="N", help="corrections, default %(default)s"
     )
     command.add_argument("--json", action="store_true", help="print a line of JSON per correction")
 
@@ -273,11 +279,11 @@ _COMMANDS = {
 }
 
 
-def _model(command: argparse.ArgumentParser) -> None:
+def model_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
 
 
-def _precision(command: argparse.ArgumentParser, default: str) -> None:
+def precision_option(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--precision", choices=("float32", "int8"), help=f"of the arithmetic, default: {default}"
     )
@@ -305,7 +311,7 @@ def _loss_weights(text: str) -> dict[str, float]:
         head, _, weight = part.partition("=")
         _known_head(head)
         try:
-            weights[head] = _number(0)(weight)
+            weights[head] = number(0)(weight)
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentTypeError(f"{part!r} is not HEAD=WEIGHT: {error}") from None
     return weights
@@ -317,13 +323,13 @@ def _known_head(head: str) -> None:
 
 
 def _rate(text: str) -> float:
-    rate = _number(0)(text)
+    rate = number(0)(text)
     if not rate:
         raise argparse.ArgumentTypeError("a client with a rate of 0 could send nothing")
     return rate
 
 
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if (
             not (text.isascii() and text.isdecimal())
@@ -337,15 +343,15 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _number(low: float, below: float = math.inf) -> Callable[[str], float]:
+def number(low: float, below: float = math.inf) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            number = float(text)
+            found = float(text)
         except ValueError:
-            number = math.nan
-        if not low <= number < below:
+            found = math.nan
+        if not low <= found < below:
             upper = "" if below == math.inf else f", below {below:g}"
             raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g}{upper}")
-        return number
+        return found
 
     return parse

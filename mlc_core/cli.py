@@ -38,7 +38,7 @@ from mlc_core.arguments import (
 )
 from mlc_core.artifact import SPEC, Artifact, load_artifact
 from mlc_core.engines.engine import Engine, Precision
-from mlc_core.engines.loading import load_engine
+from mlc_core.engines.loading import load_engine, served_precision
 from mlc_core.errors import ArtifactError, MlcError, PhotoFault
 from mlc_core.feedback import corrections, read_feedback
 from mlc_core.keys import add_key, read_keys, revoke_key
@@ -159,8 +159,8 @@ def _classify(options: argparse.Namespace) -> int:
 def _served(options: argparse.Namespace) -> tuple[Artifact, Engine]:
     """The model of the options, in the precision of the service."""
     artifact = load_artifact(options.model)
-    precision: Precision = "int8" if artifact.int8_path.exists() else "float32"
-    return artifact, load_engine("onnxruntime", artifact, precision=options.precision or precision)
+    precision = options.precision or served_precision(artifact)
+    return artifact, load_engine("onnxruntime", artifact, precision=precision)
 
 
 def _index(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.artifact import Artifact
-from mlc_core.catalog.catalog import ID, Product
+from mlc_core.catalog.catalog import Product
 from mlc_core.catalog.opening import indexing
 from mlc_core.catalog.picture import picture_of
-from mlc_core.catalog.source import Item, opened_source
+from mlc_core.catalog.source import Item, fault_of, opened_source
 from mlc_core.engines.engine import Engine
 from mlc_core.errors import ArtifactError, PhotoFault
 from mlc_core.labels import Choice, Labeller
@@ -100,15 +99,11 @@ def _usable(items: Sequence[Item], skips: Skips) -> list[Item]:
     """The items that can be products: with an id of their own."""
     usable: dict[str, Item] = {}
     for item in items:
-        name, fault = item.row.id, item.row.fault
-        if not fault and not re.fullmatch(ID, name):
-            fault = "an id of over 200 characters, or with odd ones" if name else "no id"
-        if not fault and name in usable:
-            fault = "an id that was there before"
+        fault = fault_of(item.row, usable)
         if fault:
             skips.add(fault, item.row)
         else:
-            usable[name] = item
+            usable[item.row.id] = item
     return list(usable.values())
 
 

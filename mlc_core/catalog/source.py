@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mlc_core.catalog.catalog import ID
 from mlc_core.catalog.filters import Value, parse_value
 from mlc_core.errors import DataSetError
-from mlc_core.sources.files import Files, Progress, Read, files_of
+from mlc_core.sources.files import Progress, Read, files_of, reader_of
 from mlc_core.sources.table import Row, Table
 from mlc_core.spec import HEADS
 
@@ -47,6 +48,26 @@ class Source(NamedTuple):
     read: Read
 
 
+class Listing(NamedTuple):
+    """The photos of a source, before any of them is read.
+
+    Attributes:
+        root: the directory or zip that holds them.
+        photos: the row of each, and its name in `root`; it may be a URL. They come one by one.
+    """
+
+    root: Path
+    photos: Iterator[tuple[Row, str]]
+
+
+class _Found(NamedTuple):
+    root: Path
+    folder: PurePosixPath  # in the root; the names of a table are relative to it
+    table: Table | None
+    names: Collection[str]
+    read: Read
+
+
 @contextmanager
 def opened_source(path: Path, report: Progress) -> Iterator[Source]:
     """Yield the products of a directory, a zip or a table.
@@ -63,44 +84,97 @@ def opened_source(path: Path, report: Progress) -> Iterator[Source]:
     Raises:
         DataSetError: there are no products at this path.
     """
+    with _found(path, report) as found:
+        if found.table is None:
+            yield Source(
+                [Item(row, name, {}) for row, name in _photos(path, found.names)], found.read
+            )
+            return
+        items = _items(found.table, path, report)
+        yield Source(items, lambda name: found.read((found.folder / name).as_posix()))
+
+
+@contextmanager
+def listed_source(path: Path, report: Progress) -> Iterator[Listing]:
+    """Yield the photos of what `opened_source` takes, without attributes.
+
+    Raises:
+        DataSetError: there are no products at this path.
+    """
+    with _found(path, report, (*_ID, *_PHOTO)) as found:
+        if found.table is None:
+            photos = _photos(path, found.names)
+        else:
+            named = _named(found.table, *_columns(found.table, path))
+            photos = ((row, _inside(found.folder, photo)) for row, photo in named)
+        yield Listing(found.root, photos)
+
+
+def fault_of(row: Row, known: Container[str]) -> str:
+    """Why a row can't be a product; "" if it can.
+
+    Args:
+        known: the ids of the rows before it.
+    """
+    if row.fault:
+        return row.fault
+    if not re.fullmatch(ID, row.id):
+        return "an id of over 200 characters, or with odd ones" if row.id else "no id"
+    return "an id that was there before" if row.id in known else ""
+
+
+def is_url(name: str) -> bool:
+    return name[:8].lower().startswith(("http://", "https://"))
+
+
+@contextmanager
+def _found(path: Path, report: Progress, only: Collection[str] = ()) -> Iterator[_Found]:
+    """Yield what is at a path.
+
+    Args:
+        only: the columns that are needed of a table, in lower case; all if none is named.
+    """
     if path.suffix.lower() in _TABLES and path.is_file():
-        table = _table(path.name, path.read_bytes(), path)
-        with files_of(path.parent, _NAME_ONE) as files:
-            yield Source(_items(table, path, report), files.read)
+        table = _table(path.name, path.read_bytes(), path, only)
+        with reader_of(path.parent, _NAME_ONE) as read:
+            yield _Found(path.parent, PurePosixPath(), table, (), read)
         return
     with files_of(path, _NAME_ONE) as files:
         tables = [name for name in files.names if name.lower().endswith(_TABLES)]
         if not tables:
-            yield Source(_photos(path, files), files.read)
+            yield _Found(path, PurePosixPath(), None, files.names, files.read)
             return
         top = min(tables, key=lambda name: (name.count("/"), name))
         if len(tables) > 1:
             report(f"of {len(tables)} tables, {top} counts")
-        folder = PurePosixPath(top).parent
-        items = _items(_table(top, files.read(top), path), path, report)
-        yield Source(items, lambda name: files.read((folder / name).as_posix()))
+        table = _table(top, files.read(top), path, only)
+        yield _Found(path, PurePosixPath(top).parent, table, files.names, files.read)
 
 
-def _photos(path: Path, files: Files) -> list[Item]:
-    names = sorted(name for name in files.names if name.lower().endswith(_PHOTOS))
+def _inside(folder: PurePosixPath, photo: str) -> str:
+    return photo if not photo or is_url(photo) else (folder / photo).as_posix()
+
+
+def _photos(path: Path, files: Collection[str]) -> Iterator[tuple[Row, str]]:
+    names = sorted(name for name in files if name.lower().endswith(_PHOTOS))
     if not names:
         raise DataSetError(f"{path}: no photos and no table in it; {_NAME_ONE}")
-    return [
-        Item(Row(number, PurePosixPath(name).with_suffix("").as_posix(), {}), name, {})
+    return (
+        (Row(number, PurePosixPath(name).with_suffix("").as_posix(), {}), name)
         for number, name in enumerate(names, start=1)
-    ]
+    )
 
 
-def _table(name: str, contents: bytes, path: Path) -> Table:
+def _table(name: str, contents: bytes, path: Path, only: Collection[str]) -> Table:
     if name.lower().endswith(".parquet"):
-        return _parquet(contents, path)
+        return _parquet(contents, path, only)
     try:
         return Table(contents)
     except ValueError as error:
         raise DataSetError(f"{path}: {name} can't be read ({error})") from error
 
 
-def _parquet(contents: bytes, path: Path) -> Table:
+def _parquet(contents: bytes, path: Path, only: Collection[str]) -> Table:
     try:
         import pyarrow  # noqa: PLC0415  (tens of megabytes, which few need)
         from pyarrow import parquet  # noqa: PLC0415
@@ -109,13 +183,17 @@ def _parquet(contents: bytes, path: Path) -> Table:
             f"{path}: Parquet needs another package ({missing}): pip install pyarrow, or export CSV"
         ) from missing
     try:
-        columns = parquet.read_table(pyarrow.BufferReader(contents)).to_pydict()
+        file = parquet.ParquetFile(pyarrow.BufferReader(contents))
+        names = file.schema_arrow.names
+        needed = [name for name in names if name.lower() in only]
+        columns = file.read(needed or None).to_pydict()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataSetError(f"{path} is no Parquet file that can be read ({error})") from error
     return Table.of(columns)
 
 
-def _items(table: Table, path: Path, report: Progress) -> list[Item]:
+def _columns(table: Table, path: Path) -> tuple[str, str | None]:
+    """The columns of ids and of the names of photos."""
     by_name = {name.lower(): name for name in reversed(table.columns)}
     id_column = next((by_name[name] for name in _ID if name in by_name), None)
     if id_column is None:
@@ -123,20 +201,30 @@ def _items(table: Table, path: Path, report: Progress) -> list[Item]:
             f"{path}: the table lacks a column of ids; it has {', '.join(table.columns)}, "
             f"and needs one of {', '.join(_ID)}"
         )
-    photo_column = next((by_name[name] for name in _PHOTO if name in by_name), None)
+    return id_column, next((by_name[name] for name in _PHOTO if name in by_name), None)
+
+
+def _named(table: Table, id_column: str, photo_column: str | None) -> Iterator[tuple[Row, str]]:
+    """Each row under its id, and the name of its photo."""
+    for row in table:
+        name = row.cells[id_column]
+        photo = row.cells[photo_column] if photo_column else f"images/{name}.jpg"
+        yield row._replace(id=name), photo
+
+
+def _items(table: Table, path: Path, report: Progress) -> list[Item]:
+    id_column, photo_column = _columns(table, path)
     names = _attribute_names(
         [each for each in table.columns if each not in (id_column, photo_column)], report
     )
     items = []
-    for row in table.rows:
-        name = row.cells[id_column]
-        photo = row.cells[photo_column] if photo_column else f"images/{name}.jpg"
+    for row, photo in _named(table, id_column, photo_column):
         values = {
             names[column]: parse_value(cell)
             for column, cell in row.cells.items()
             if column in names and cell.lower() not in _MISSING
         }
-        items.append(Item(row._replace(id=name), photo, values))
+        items.append(Item(row, photo, values))
     _report_mixed(items, report)
     return items
 

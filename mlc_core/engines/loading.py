@@ -7,6 +7,11 @@ from mlc_core.engines.engine import Engine, EngineName, Precision, check_outputs
 from mlc_core.errors import ArtifactError
 
 
+def served_precision(artifact: Artifact) -> Precision:
+    """The arithmetic that a CPU serves an artifact in, unless settings say otherwise."""
+    return "int8" if artifact.int8_path.exists() else "float32"
+
+
 def load_engine(
     name: EngineName,
     artifact: Artifact,

@@ -80,6 +80,30 @@ def files_of(path: Path, advice: str) -> Iterator[Files]:
         names = [file.relative_to(path).as_posix() for file in found]
         yield Files(names, lambda name: _read(path / name))
         return
+    with _archive(path, advice) as files:
+        yield files
+
+
+@contextmanager
+def reader_of(path: Path, advice: str, max_bytes: int | None = None) -> Iterator[Read]:
+    """Yield what reads the files of a directory or a zip; it lists no directory.
+
+    Args:
+        advice: what to name instead.
+        max_bytes: of a file; a larger one is Unreadable.
+
+    Raises:
+        DataSetError: there is neither at this path.
+    """
+    if path.is_dir():
+        yield lambda name: _read(path / name, max_bytes)
+        return
+    with _archive(path, advice, max_bytes) as files:
+        yield files.read
+
+
+@contextmanager
+def _archive(path: Path, advice: str, max_bytes: int | None = None) -> Iterator[Files]:
     if not path.exists():
         raise DataSetError(f"there is nothing at {path}; {advice}")
     try:
@@ -90,7 +114,7 @@ def files_of(path: Path, advice: str) -> Iterator[Files]:
         ) from error
     with archive:
         infos = {_name(info): info for info in archive.infolist() if not info.is_dir()}
-        yield Files(infos, lambda name: _unpack(archive, infos.get(_composed(name))))
+        yield Files(infos, lambda name: _unpack(archive, infos.get(_composed(name)), max_bytes))
 
 
 def _root(path: Path, names: Iterable[str]) -> PurePosixPath:
@@ -101,8 +125,10 @@ def _root(path: Path, names: Iterable[str]) -> PurePosixPath:
     return min(tables, key=lambda table: (len(table.parts), table)).parent
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, max_bytes: int | None = None) -> bytes:
     try:
+        if max_bytes is not None:
+            _check_size(file.stat().st_size, max_bytes)
         return file.read_bytes()
     except FileNotFoundError as error:
         raise Unreadable("no photo", f"no {file}") from error
@@ -110,9 +136,11 @@ def _read(file: Path) -> bytes:
         raise Unreadable("unreadable photo", str(error)) from error
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> bytes:
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, max_bytes: int | None) -> bytes:
     if info is None:
         raise Unreadable("no photo", "it is not there")
+    if max_bytes is not None:
+        _check_size(info.file_size, max_bytes)
     if info.flag_bits & _ENCRYPTED:
         raise Unreadable("encrypted photo", "it is encrypted", _UNPACK)
     try:
@@ -123,6 +151,15 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> bytes:
         ) from error
     except _BROKEN as error:
         raise Unreadable("unreadable photo", str(error)) from error
+
+
+def _check_size(found_bytes: int, max_bytes: int) -> None:
+    if found_bytes > max_bytes:
+        raise Unreadable(
+            "too large a photo",
+            f"it has {found_bytes} bytes, the most is {max_bytes}",
+            "shrink it",
+        )
 
 
 def _name(info: zipfile.ZipInfo) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ class Row(NamedTuple):
     fault: str = ""
 
 
+_Records = Callable[[], Iterator[tuple[int, list[str], str]]]  # number, fields, fault
+
+
 class Table:
     """A CSV file with a header. Cells are separated by commas, semicolons or tabs.
 
@@ -46,6 +50,8 @@ class Table:
     Raises:
         ValueError: its header is not CSV.
     """
+
+    _records: _Records
 
     def __init__(self, contents: bytes) -> None:
         lines = _lines(contents)
@@ -56,11 +62,7 @@ class Table:
             self.columns = [name.strip() for name in next(_reader([first], delimiter), [])]
         except csv.Error as error:
             raise ValueError(str(error)) from error
-        self.rows = [
-            self._row(number, fields, fault)
-            for number, fields, fault in _records(lines, header + 1, len(self.columns), delimiter)
-            if "".join(fields).strip() or len(fields) > 1
-        ]
+        self._records = partial(_records, lines, header + 1, len(self.columns), delimiter)
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[object]]) -> Table:
@@ -71,11 +73,20 @@ class Table:
             ["" if value is None else _written(value) for value in each]
             for each in columns.values()
         ]
-        table.rows = [
-            table._row(number, list(fields), "")
-            for number, fields in enumerate(zip(*cells, strict=True), 2)
-        ]
+        table._records = lambda: (
+            (number, list(fields), "") for number, fields in enumerate(zip(*cells, strict=True), 2)
+        )
         return table
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows, one by one; a million of them at once take a gigabyte."""
+        for number, fields, fault in self._records():
+            if "".join(fields).strip() or len(fields) > 1:
+                yield self._row(number, fields, fault)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return list(self)
 
     def _row(self, number: int, fields: list[str], fault: str) -> Row:
         width = len(self.columns)

@@ -1,0 +1,130 @@
+"""Labels the photos of one part after the other, with the code that serves. Ray Data runs it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from mlc_core.artifact import load_artifact
+from mlc_core.engines.engine import Precision
+from mlc_core.engines.loading import load_engine
+from mlc_core.errors import PhotoFault
+from mlc_core.labels import Choice, Labeller
+from mlc_core.photo import decode
+from mlc_core.sources.files import Unreadable
+from mlc_core.spec import EMBEDDING
+from offline.manifest import ID, PART, PHOTO
+from offline.output import Output
+from offline.reading import Contents, Photos
+from offline.rows import Columns, Failure, Format, JsonLines, Photo, Rows
+
+_BATCH = 256
+_ENDS = "decoding it ends the process, as a lack of memory does"
+
+
+class Part(NamedTuple):
+    """What became of a part.
+
+    Attributes:
+        began: when its photos were first read, in seconds since 1970 by the worker's clock.
+    """
+
+    photos: int
+    failed: int
+    began: float
+    ended: float
+
+
+class Work(NamedTuple):
+    """What every worker needs to know.
+
+    Attributes:
+        root: the directory or zip of the photos.
+        model: the files of the artifact, contents by name; in Ray's object store for workers.
+    """
+
+    root: Path
+    output: Output
+    file_format: Format
+    precision: Precision
+    choice: Choice
+    model: Any
+
+
+class Labelling:
+    """Reads, decodes, infers, labels and writes parts. A process has one, and a core."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        with tempfile.TemporaryDirectory() as directory:
+            for name, contents in ray.get(work.model).items():
+                (Path(directory) / name).write_bytes(contents)
+            artifact = load_artifact(directory)
+            self._engine = load_engine("onnxruntime", artifact, precision=work.precision)
+        self._spec = artifact.spec
+        self._labeller = Labeller(artifact.spec)
+        self._photos = Photos(work.root)
+
+    def __call__(self, part: pa.Table) -> pa.Table:
+        """Label the photos of a part and commit it.
+
+        Returns:
+            One row: a Part.
+        """
+        began = time.time()
+        number = part[PART][0].as_py()
+        photos = [
+            Photo(*each) for each in zip(part[ID].to_pylist(), part[PHOTO].to_pylist(), strict=True)
+        ]
+        rows = self._rows()
+        failures: list[Failure] = []
+        waiting: list[Photo] = []
+        images: list[NDArray[np.uint8]] = []
+        contents = self._photos.read([photo.photo for photo in photos])
+        attempt = self._work.output.attempt(number)
+        for at, (photo, each) in enumerate(zip(photos, contents, strict=True)):
+            image = self._decoded(each) if attempt.may_decode(at) else _ENDS
+            if isinstance(image, str):
+                failures.append(Failure(*photo, image))
+                continue
+            waiting.append(photo)
+            images.append(image)
+            if len(images) == _BATCH:
+                self._label(waiting, images, rows)
+                waiting, images = [], []
+        if images:
+            self._label(waiting, images, rows)
+        self._work.output.commit(number, rows.contents(), failures)
+        attempt.complete()
+        done = Part(len(photos), len(failures), began, time.time())
+        return pa.Table.from_pylist([done._asdict()])
+
+    def _rows(self) -> Rows:
+        if self._work.file_format == "jsonl":
+            return JsonLines()
+        return Columns(self._spec, has_embeddings=self._work.choice.embedding)
+
+    def _decoded(self, contents: Contents) -> NDArray[np.uint8] | str:
+        if isinstance(contents, Unreadable):
+            return f"{contents.reason}: {contents}"
+        try:
+            return decode(contents, self._spec.image)
+        except PhotoFault as fault:
+            return str(fault)
+        except MemoryError:
+            return "decoding it takes more memory than there is"
+
+    def _label(self, photos: list[Photo], images: list[NDArray[np.uint8]], rows: Rows) -> None:
+        batch = np.stack(images)  # (N, height_px, width_px, 3)
+        outputs = self._engine.infer(batch)
+        choices = [self._work.choice] * len(photos)
+        answers = self._labeller.answers(outputs, choices, images=batch)
+        vectors = outputs[EMBEDDING] if self._work.choice.embedding else None
+        rows.add(photos, answers, vectors)

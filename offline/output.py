@@ -1,0 +1,248 @@
+"""The directory that a run writes. Each part gets there once, whenever a process is killed.
+
+    OUT/run.json              what decides the rows; a run with another one is refused
+    OUT/parts/attempt-00007-* an attempt at part 7 that has not ended, or was killed
+    OUT/parts/00007/          its labels and failures, renamed to here when they are complete
+    OUT/labels/part-00007.*   the labels, moved to here once all parts are there
+    OUT/failed.jsonl          all failures
+    OUT/_SUCCESS              the counts, last of all
+
+The name of a part and its photos follow from the source alone. So a part is either there or it is
+not, and who wrote it does not matter: of two workers that finish the same part, as when one was
+thought dead, the second one's rename fails, because a directory with files in it is not replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlc_core.errors import MlcError
+from offline.rows import Failure, Format, count_rows, failures_as_lines
+
+_RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
+_FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
+_ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
+
+
+class OutputError(MlcError):
+    """A run can't write to its directory, or another run's rows are there."""
+
+
+class Counts(NamedTuple):
+    """What became of the photos."""
+
+    labelled: int
+    failed: int
+
+
+class Attempt:
+    """An attempt at a part. It finds the photo that ends each process that decodes it.
+
+    Each attempt leaves a file if its process ends. From the third one on, that file names the photo
+    that is being decoded. One that two attempts have ended with is not decoded again.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
+        before = list(directory.glob(f"attempt-{number:05}-*"))
+        ended_with = Counter(file.read_text() for file in before)
+        self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
+        self._is_careful = len(before) >= _ENOUGH
+        self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
+        self._mark = self._file.open("wb", buffering=0)
+
+    def may_decode(self, at: int) -> bool:
+        """Whether to decode a photo; it is the current one from then on."""
+        if f"{at:09}" in self._ends:
+            return False
+        if self._is_careful:
+            os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
+        return True
+
+    def complete(self) -> None:
+        self.abandon()
+        self._file.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Leave the file, as the end of the process does."""
+        self._mark.close()
+
+
+class Output:
+    """The directory of a run.
+
+    Args:
+        run: what decides the rows: values of JSON by name.
+    """
+
+    def __init__(self, path: Path, file_format: Format, run: Mapping[str, Any]) -> None:
+        self._path, self._suffix, self._run = path, file_format, dict(run)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the directory, or go on in it, while no other process does.
+
+        Raises:
+            OutputError: it holds something else, or another run.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
+        strange = sorted({each.name for each in self._path.iterdir()} - {_LOCK, _new(_RUN)})
+        begun = self._path / _RUN
+        if strange and not begun.exists():
+            raise OutputError(
+                f"{self._path} has other files, as {strange[0]}; name a directory that is new"
+            )
+        with (self._path / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"another run writes to {self._path}; wait for its end, or stop it"
+                ) from error
+            if begun.exists():
+                self._compare(json.loads(begun.read_text()))
+            else:
+                _write(begun, _as_json(self._run))
+            yield
+
+    def finished(self) -> Counts | None:
+        """The counts of a run that is complete; None if it is not."""
+        success = self._path / _SUCCESS
+        if not success.exists():
+            return None
+        shutil.rmtree(self._path / _PARTS, ignore_errors=True)
+        found = json.loads(success.read_text())
+        return Counts(found["labelled"], found["failed"])
+
+    def present(self) -> set[int]:
+        """The parts that are complete. What killed processes left of others is removed."""
+        (self._path / _PARTS).mkdir(exist_ok=True)
+        numbers = set()
+        for each in (self._path / _PARTS).iterdir():
+            if each.name.isdecimal():
+                numbers.add(int(each.name))
+            elif each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+        return numbers
+
+    def attempt(self, number: int) -> Attempt:
+        """Begin a part, and learn which photos ended the processes that tried it before."""
+        return Attempt(self._path / _PARTS, number)
+
+    def commit(self, number: int, labels: bytes, failures: Sequence[Failure]) -> None:
+        """Write a part, all of it or nothing. Does nothing if it is there."""
+        staged = self._path / _PARTS / f"new-{number:05}-{uuid.uuid4().hex}"
+        staged.mkdir()
+        _write_through(staged / f"{_LABELS}.{self._suffix}", labels)
+        _write_through(staged / _FAILED, failures_as_lines(failures))
+        _sync(staged)
+        try:
+            staged.rename(self._part(number))
+        except OSError:
+            if not self._part(number).exists():
+                raise
+            shutil.rmtree(staged)
+        _sync(staged.parent)
+
+    def finish(self, sizes: Sequence[int], rejected: Iterable[Failure]) -> Counts:
+        """Bring all parts, which are complete, to where they stay.
+
+        Args:
+            sizes: the photos of each part.
+            rejected: rows of the source that no part has.
+
+        Raises:
+            OutputError: a part does not have the rows that it must have.
+        """
+        (self._path / _LABELS).mkdir(exist_ok=True)
+        labelled = failed = 0
+        with _replacing(self._path / _FAILED) as report:
+            for failure in rejected:
+                report.write(failures_as_lines([failure]))
+                failed += 1
+            for number, size in enumerate(sizes):
+                failures = (self._part(number) / _FAILED).read_bytes()
+                rows = count_rows(self._moved(number))
+                if rows + failures.count(b"\n") != size:
+                    raise OutputError(
+                        f"part {number} of {self._path} has {rows} rows, which are not all of its "
+                        f"{size} photos; a file was changed: remove the directory and run again"
+                    )
+                report.write(failures)
+                labelled += rows
+                failed += size - rows
+        _sync(self._path / _LABELS)
+        counts = Counts(labelled, failed)
+        _write(self._path / _SUCCESS, _as_json(counts._asdict() | self._run))
+        shutil.rmtree(self._path / _PARTS)
+        return counts
+
+    def _part(self, number: int) -> Path:
+        return self._path / _PARTS / f"{number:05}"
+
+    def _moved(self, number: int) -> Path:
+        """The labels of a part at their last place; a killed run may have moved them already."""
+        here = self._path / _LABELS / f"part-{number:05}.{self._suffix}"
+        there = self._part(number) / f"{_LABELS}.{self._suffix}"
+        if there.exists():
+            there.rename(here)
+        return here
+
+    def _compare(self, begun: Mapping[str, Any]) -> None:
+        changed = [key for key in {**begun, **self._run} if begun.get(key) != self._run.get(key)]
+        if changed:
+            what = ", ".join(
+                f"{key} is {self._run.get(key)}, was {begun.get(key)}" for key in changed
+            )
+            raise OutputError(
+                f"{self._path} belongs to another run ({what}); name another directory, or the "
+                "source, model and options of that run"
+            )
+
+
+def _as_json(fields: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(fields, indent=1)}\n".encode()
+
+
+def _new(name: str) -> str:
+    return f"{name}.new"
+
+
+def _write(file: Path, contents: bytes) -> None:
+    with _replacing(file) as target:
+        target.write(contents)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Any]:
+    """Yield a file that gets this name when it is complete and on the disk."""
+    new = file.with_name(_new(file.name))
+    with new.open("wb") as target:
+        yield target
+        target.flush()
+        os.fsync(target.fileno())
+    new.rename(file)
+    _sync(file.parent)
+
+
+def _write_through(file: Path, contents: bytes) -> None:
+    with file.open("wb") as target:
+        target.write(contents)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

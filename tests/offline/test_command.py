@@ -1,0 +1,46 @@
+"""Claims about the options of `mlc catalog`, without Ray."""
+
+import os
+import sys
+
+import pytest
+
+from mlc_core.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """The command sets variables of Ray, which other tests must not see."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+def test_without_its_packages_the_command_says_which_extra_to_install(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setitem(sys.modules, "offline.running", None)
+    assert main(["catalog", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "pip install -e '.[catalog]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [(["--workers", "0"], "whole number from 1"), (["--min-precision", "1.5"], "number from 0")],
+)
+def test_options_out_of_range_are_refused(options, why, capsys):
+    with pytest.raises(SystemExit):
+        main(["catalog", "photos", "out", *options])
+    assert why in capsys.readouterr().err
+
+
+def test_a_source_without_photos_is_refused_before_ray_starts(tmp_path, capsys):
+    assert main(["catalog", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "no photos and no table" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_precision_that_the_model_can_not_promise_is_refused(
+    unpromising_model, drawn_photos, tmp_path, capsys
+):
+    model = ["--model", str(unpromising_model), "--min-precision", "0.95"]
+    assert main(["catalog", str(drawn_photos), str(tmp_path / "out"), *model]) == 1
+    assert "no thresholds" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""Claims about the directory of a run: a part gets there once, whatever is killed."""
+
+import json
+
+import pytest
+
+from offline.output import Counts, Output, OutputError
+from offline.rows import Failure
+
+RUN = {"model": "fashion", "input_digest": "a1"}
+ROW = b'{"id":"1"}\n'
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def output(path, **changed):
+    return Output(path, "jsonl", RUN | changed)
+
+
+def files(path):
+    return {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
+
+
+def test_a_run_ends_with_labels_failures_and_counts(out):
+    run = output(out)
+    with run.claimed():
+        assert run.present() == set()
+        run.commit(0, ROW * 2, [Failure("3", "3.jpg", "broken")])
+        run.commit(1, ROW, [])
+        assert run.finished() is None
+        assert run.finish([3, 1], [Failure("", "", "no id")]) == Counts(3, 2)
+        assert run.finished() == Counts(3, 2)
+    assert files(out) == {
+        "_SUCCESS", "failed.jsonl", "labels/part-00000.jsonl", "labels/part-00001.jsonl",
+        "run.json", "run.lock",
+    }  # fmt: skip
+    success = json.loads((out / "_SUCCESS").read_text())
+    assert success == RUN | {"labelled": 3, "failed": 2}
+    lines = (out / "failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == ["no id", "broken"]
+
+
+def test_another_run_finds_the_parts_that_are_complete_and_no_others(out):
+    first = output(out)
+    with first.claimed():
+        first.present()
+        first.commit(7, ROW, [])
+        killed = out / "parts" / "new-00008-0123"
+        killed.mkdir()
+        (killed / "labels.jsonl").write_bytes(b'{"id"')
+    second = output(out)
+    with second.claimed():
+        assert second.present() == {7}
+        assert not killed.exists()
+
+
+def test_of_two_workers_that_finish_a_part_the_first_counts_as_a_whole(out):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        run.commit(0, ROW, [Failure("2", "2.jpg", "HTTP status 503")])
+        run.commit(0, ROW * 2, [])
+        assert run.finish([2], []) == Counts(1, 1)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_kill_while_a_run_finishes_loses_nothing(out, moved):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        run.commit(0, ROW, [Failure("2", "2.jpg", "broken")])
+        run.commit(1, ROW * 2, [])
+        (out / "labels").mkdir()
+        for part in range(moved):
+            there = out / "labels" / f"part-{part:05}.jsonl"
+            (out / "parts" / f"{part:05}" / "labels.jsonl").rename(there)
+    again = output(out)
+    with again.claimed():
+        assert again.present() == {0, 1}
+        assert again.finish([2, 2], []) == Counts(3, 1)
+
+
+def test_a_kill_after_the_counts_leaves_a_run_that_is_complete(out):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        run.commit(0, ROW, [])
+        run.finish([1], [])
+    (out / "parts" / "00000").mkdir(parents=True)
+    with output(out).claimed():
+        assert output(out).finished() == Counts(1, 0)
+    assert not (out / "parts").exists()
+
+
+def test_a_part_that_lost_rows_is_not_counted_as_complete(out):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        run.commit(0, ROW, [])
+        with pytest.raises(OutputError, match="remove the directory"):
+            run.finish([2], [])
+    assert not (out / "_SUCCESS").exists()
+
+
+def test_another_model_or_input_is_refused_and_named(out):
+    with output(out).claimed():
+        pass
+    with pytest.raises(OutputError, match="input_digest is b2, was a1") as refused:
+        output(out, input_digest="b2").claimed().__enter__()
+    assert "name another directory" in str(refused.value)
+
+
+def test_a_directory_with_other_files_is_refused(out):
+    out.mkdir()
+    (out / "letter.txt").touch()
+    with pytest.raises(OutputError, match=r"letter\.txt"):
+        output(out).claimed().__enter__()
+
+
+def test_two_runs_at_the_same_time_are_refused(out):
+    with output(out).claimed(), pytest.raises(OutputError, match="another run writes"):
+        output(out).claimed().__enter__()
+
+
+def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        for _ in range(4):
+            attempt = run.attempt(4)
+            assert all(attempt.may_decode(at) for at in range(6))
+            attempt.abandon()
+        attempt = run.attempt(4)
+        assert [attempt.may_decode(at) for at in (4, 5, 6)] == [True, False, True]
+        other = run.attempt(40)
+        assert other.may_decode(5)
+        attempt.abandon()
+        other.abandon()
+
+
+def test_an_attempt_that_is_complete_leaves_nothing(out):
+    run = output(out)
+    with run.claimed():
+        run.present()
+        run.attempt(4).complete()
+        assert list((out / "parts").iterdir()) == []
