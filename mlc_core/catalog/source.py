@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,6 +21,9 @@ _PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 _ID = ("id", "sku", "product_id")
 _PHOTO = ("path", "photo", "image", "file", "filename", "image_path")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+# Two digits at most: 1,299 is a thousand to others.
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]{1,2}")
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "\\n"}
 
 
@@ -209,6 +212,8 @@ def _named(table: Table, id_column: str, photo_column: str | None) -> Iterator[t
     for row in table:
         name = row.cells[id_column]
         photo = row.cells[photo_column] if photo_column else f"images/{name}.jpg"
+        if not is_url(photo):
+            photo = photo.replace("\\", "/")  # tables that were made on Windows
         yield row._replace(id=name), photo
 
 
@@ -217,16 +222,36 @@ def _items(table: Table, path: Path, report: Progress) -> list[Item]:
     names = _attribute_names(
         [each for each in table.columns if each not in (id_column, photo_column)], report
     )
+    named = list(_named(table, id_column, photo_column))
+    cells = {
+        column: [row.cells[column] for row, _ in named if _is_there(row.cells[column])]
+        for column in names
+    }
+    value_of = {column: _reader(column_cells) for column, column_cells in cells.items()}
     items = []
-    for row, photo in _named(table, id_column, photo_column):
+    for row, photo in named:
         values = {
-            names[column]: parse_value(cell)
-            for column, cell in row.cells.items()
-            if column in names and cell.lower() not in _MISSING
+            name: value_of[column](row.cells[column])
+            for column, name in names.items()
+            if _is_there(row.cells[column])
         }
         items.append(Item(row, photo, values))
     _report_mixed(items, report)
     return items
+
+
+def _is_there(cell: str) -> bool:
+    return cell.lower() not in _MISSING
+
+
+def _reader(cells: Sequence[str]) -> Callable[[str], Value]:
+    """What reads the cells of a column. Tables say yes for true, and 12,50 for 12.5."""
+    seen = {cell.lower() for cell in cells}
+    if seen <= _TRUTHS.keys() and not seen <= {"0", "1"}:
+        return lambda cell: _TRUTHS[cell.lower()]
+    return lambda cell: parse_value(
+        cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
+    )
 
 
 def _attribute_names(columns: Sequence[str], report: Progress) -> dict[str, str]:

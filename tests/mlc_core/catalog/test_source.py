@@ -48,6 +48,24 @@ def test_values_that_a_comparison_misses_are_told(shop):
     ]
 
 
+def test_a_table_from_windows_and_a_spreadsheet_is_read_as_it_is_meant(shop):
+    (shop / "products.csv").write_text(
+        "id;path;price;in_stock;sizes;lot\r\n"
+        "1;photos\\a.jpg;12,50;yes;1,299;1\r\n"
+        "2;.\\photos\\b.jpg;7;NO;38;0\r\n"
+        "3;./photos/c.jpg;-3,5;1;39;1\r\n"
+    )
+    items, lines, photos = read(shop / "products.csv")
+    assert photos == [b"a", b"b", b"c"]
+    assert [item.attributes["price"] for item in items] == [12.5, 7.0, -3.5]
+    assert [item.attributes["in_stock"] for item in items] == [True, False, True]
+    assert [item.attributes["lot"] for item in items] == [1.0, 0.0, 1.0]
+    assert items[0].attributes["sizes"] == "1,299"  # or 1299: the table does not say
+    assert lines == [
+        "sizes: 1 of 3 values are no numbers, as '1,299'; filters as sizes<50 leave these out"
+    ]
+
+
 def test_a_directory_or_a_zip_may_hold_the_table(shop, tmp_path):
     (shop / "products.csv").write_text("id,photo\n1,photos/b.jpg\n")
     packed = tmp_path / "shop.zip"
