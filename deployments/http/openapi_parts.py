@@ -96,6 +96,6 @@ def parameters() -> dict[str, Any]:
             "description": "Whose words the labels have: the name of a profile, as /v1/model lists "
             "them; empty for the model's own classes. The default is that of the key, or empty. "
             "With a name that there is not, the photo gets the problem profile-unknown.",
-            "schema": {"type": "string", "default": ""},
+            "schema": {"type": "string"},
         },
     }

@@ -60,9 +60,10 @@ def search_of(query_string: bytes, profile: str = "") -> Wanted:
     labels = _truth("labels", query, default=False)
     if labels and "id" in query:
         raise MalformedRequest("labels come with a photo; leave labels or id out")
-    if not labels and (asked := [name for name in _LABELS if name in query]):
+    choice = _choice(query, profile)
+    if not labels and (asked := [name for name in _LABELS if _asks(name, query, choice)]):
         raise MalformedRequest(f"{asked[0]} is about labels; send labels=true with it")
-    choice = _choice(query, profile)._replace(embedding=True)
+    choice = choice._replace(embedding=True)
     return Wanted(query.get("id", ""), _whole("k", query, 10, MAX_K), filters, labels, choice)
 
 
@@ -79,6 +80,11 @@ def choice_of(query_string: bytes, profile: str = "") -> Choice:
     if not query_string:
         return _DEFAULT if not profile else Choice(profile=profile)
     return _choice(_query(query_string, _CHOICE), profile)
+
+
+def _asks(name: str, query: QueryParams, choice: Choice) -> bool:
+    """Whether the query has another value than the default, which generated clients send."""
+    return name in query and getattr(choice, name) != getattr(_DEFAULT, name)
 
 
 def _choice(query: QueryParams, profile: str) -> Choice:

@@ -193,6 +193,11 @@ async def test_a_search_that_is_wrong_says_what_to_do(service, params, text):
     assert text in response.json()["detail"]
 
 
+async def test_parameters_of_labels_at_their_defaults_ask_for_nothing(shop):
+    defaults = {"top_k": 1, "precision": 0.0, "min_confidence": 0, "consistent": "true"}
+    assert ids(await shop.search(SHIRT, **defaults, profile="")) == ids(await shop.search(SHIRT))
+
+
 async def test_a_photo_that_is_none_is_refused_as_for_labels(shop):
     response = await shop.search(b"no photo")
     assert (response.status_code, response.json()["title"]) == (422, "Undecodable photo")
