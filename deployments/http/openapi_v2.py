@@ -165,7 +165,10 @@ def _photos() -> dict[str, Any]:
             "name": {"const": PHOTOS},
             "datatype": {"const": DATATYPES[PHOTOS]},
             "shape": {
-                "enum": [[1], [1, 1]],
+                "type": "array",
+                "items": {"type": "integer", "const": 1},
+                "minItems": 1,
+                "maxItems": 2,
                 "description": "[N] or [N, 1] for N photos, with N elements of data.",
             },
             "parameters": object_schema({"content_type": {"const": BASE64}}),
@@ -186,7 +189,10 @@ def _images() -> dict[str, Any]:
             "name": {"const": IMAGES},
             "datatype": {"const": DATATYPES[IMAGES]},
             "shape": {
-                "const": [1, 1, 1, 3],
+                "type": "array",
+                "prefixItems": [{"type": "integer", "const": size} for size in (1, 1, 1, 3)],
+                "minItems": 4,
+                "maxItems": 4,
                 "description": "[N, height, width, 3], RGB. An image is scaled as a photo is; one "
                 "of the model's size stays as it is.",
             },
