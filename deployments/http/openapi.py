@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.http.form import MAX_OVERHEAD_BYTES
+from deployments.http.openapi_examples import add_examples
 from deployments.http.openapi_feedback import feedback_paths, feedback_schemas
 from deployments.http.openapi_parts import (
     BINARY,
@@ -40,14 +41,14 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         (
             "key",
             "/v1/model",
-            {"get": _get("The model in service: spec and accuracy", "Model", 503, 504)},
+            _get("describeModel", "The model in service: spec and accuracy", "Model", 503, 504),
         ),
-        (endpoints.health, "/healthz", {"get": _get("This process is alive", "Health")}),
+        (endpoints.health, "/healthz", _get("isAlive", "This process is alive", "Health")),
         (endpoints.health, "/readyz", {"get": _readyz()}),
         (
             endpoints.contract,
             "/openapi.json",
-            {"get": _get("This contract, for the model in service", "Contract", 503, 504)},
+            _get("getContract", "This contract, for the model in service", "Contract", 503, 504),
         ),
         (endpoints.metrics, "/metrics", {"get": _metrics()}),
         (endpoints.page, "/", {"get": _page()}),
@@ -66,6 +67,8 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
             if method != "parameters"
         ):
             _needs_key(operation)
+    shown = {path: item for openness, path, item in paths if openness != "closed"}
+    add_examples(shown, model["heads"])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,7 +82,7 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
             "a core, less if it has few bytes. The boundaries and headers of a form have at most "
             f"{MAX_OVERHEAD_BYTES} bytes.",
         },
-        "paths": {path: item for openness, path, item in paths if openness != "closed"},
+        "paths": shown,
         "components": {
             "schemas": _schemas(list(model["heads"]))
             | inference_schemas(model)
@@ -106,6 +109,7 @@ def _needs_key(operation: dict[str, Any]) -> None:
 
 def _page() -> dict[str, Any]:
     return {
+        "operationId": "getPage",
         "summary": "A page to try it on",
         "responses": {"200": {"description": "HTML", "content": {"text/html": {}}}},
     }
@@ -152,6 +156,7 @@ def _classify_batch(max_photos: int) -> dict[str, Any]:
 
 def _readyz() -> dict[str, Any]:
     return {
+        "operationId": "isReady",
         "summary": "The model is loaded and the whole pipeline answers",
         "responses": {
             "200": json_response("Ready", "Health"),
@@ -162,6 +167,7 @@ def _readyz() -> dict[str, Any]:
 
 def _metrics() -> dict[str, Any]:
     return {
+        "operationId": "getMetrics",
         "summary": "Metrics of the whole service, as Prometheus reads them",
         "responses": {
             "200": {
@@ -172,11 +178,10 @@ def _metrics() -> dict[str, Any]:
     }
 
 
-def _get(summary: str, schema: str, *statuses: int) -> dict[str, Any]:
-    return {
-        "summary": summary,
-        "responses": {"200": json_response(summary, schema), **problem_responses(*statuses)},
-    }
+def _get(operation_id: str, summary: str, schema: str, *statuses: int) -> dict[str, Any]:
+    """A path that takes GET alone."""
+    responses = {"200": json_response(summary, schema), **problem_responses(*statuses)}
+    return {"get": {"operationId": operation_id, "summary": summary, "responses": responses}}
 
 
 def _schemas(heads: Sequence[str]) -> dict[str, Any]:
