@@ -88,7 +88,7 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
             | inference_schemas(model)
             | (similar_schemas() if settings.catalog else {})
             | (feedback_schemas() if settings.feedback_path else {}),
-            "parameters": parameters(),
+            "parameters": parameters(model.get("profiles", {})),
             **({"securitySchemes": _SECURITY_SCHEMES} if settings.keys_file else {}),
         },
     }

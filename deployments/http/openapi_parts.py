@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from deployments.http import problems
@@ -48,7 +49,12 @@ def parameter_references() -> list[dict[str, Any]]:
     return [{"$ref": f"#/components/parameters/{name}"} for name in parameters()]
 
 
-def parameters() -> dict[str, Any]:
+def parameters(profiles: Iterable[str] = ()) -> dict[str, Any]:
+    """Name -> parameter of the query.
+
+    Args:
+        profiles: the names of those in service.
+    """
     return {
         "top_k": {
             "name": "top_k",
@@ -96,6 +102,6 @@ def parameters() -> dict[str, Any]:
             "description": "Whose words the labels have: the name of a profile, as /v1/model lists "
             "them; empty for the model's own classes. The default is that of the key, or empty. "
             "With a name that there is not, the photo gets the problem profile-unknown.",
-            "schema": {"type": "string"},
+            "schema": {"type": "string", "enum": ["", *profiles]},
         },
     }
