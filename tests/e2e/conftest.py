@@ -8,7 +8,7 @@ import httpx
 import pytest
 from contract import LATER, ORIGIN
 from playwright.sync_api import sync_playwright
-from services import PROJECT, Service, environment, tool
+from services import PROJECT, Service, environment, free_port, tool
 
 from deployments.serve_config import ServeConfig
 from mlc_core.artifact import load_artifact
@@ -18,7 +18,7 @@ from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import decode
 from samples.shop import write_shop
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM, PHP = shutil.which("chromium"), shutil.which("php")
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -40,6 +40,15 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def php() -> str:
+    if PHP is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("php is missing; scripts/install-test-packages brings it")
+        pytest.skip("needs php with curl; scripts/install-test-packages brings it")
+    return PHP
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +96,18 @@ def key(keys_file):
 
 
 @pytest.fixture(scope="session")
+def form_key(keys_file):
+    """A key that may not write."""
+    return add_key(keys_file, "form", 10_000, LATER)
+
+
+@pytest.fixture(scope="session")
+def pages_url():
+    """Where a test may serve pages that call the service."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
 def shop(tmp_path_factory):
     """A drawn shop: products.csv, and the photos that it names."""
     folder = tmp_path_factory.mktemp("shop")
@@ -100,14 +121,15 @@ def feedback(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def keyed(keys_file, key, shop, feedback, tmp_path_factory):
+def keyed(keys_file, key, form_key, pages_url, shop, feedback, tmp_path_factory):
     """A service with two ingresses, keys, a profile, feedback, and the drawn shop."""
     place = tmp_path_factory.mktemp("catalogue")
     command = [tool("mlc"), "index", str(shop), str(place)]
     subprocess.run(command, check=True, cwd=PROJECT, env=environment())
     args = {
-        "keys_file": str(keys_file), "cors_origins": [ORIGIN], "endpoints": {"health": "key"},
-        "catalog": str(place), "feedback": {"directory": str(feedback)},
+        "keys_file": str(keys_file), "cors_origins": [ORIGIN, pages_url],
+        "endpoints": {"health": "key"}, "catalog": str(place),
+        "feedback": {"directory": str(feedback)},
     }  # fmt: skip
     deployments = [{"name": "Ingress", "num_replicas": 2}]
     config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import subprocess
 import zlib
 
 import httpx
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from inference_environment import Clients, make_environment
 from photos import TRUNCATED, jpeg
-from services import wait_until
+from services import PROJECT, environment, wait_until
 
 from mlc_core.labels import Choice
 from mlc_core.photo import decode
@@ -56,6 +57,18 @@ def expected(answer_here, spec):
                 assert abs(row.max() - label["confidence"]) < 1e-3
 
     return check
+
+
+def test_the_program_of_the_page_works_as_printed(python, url):
+    page = (PROJECT / "docs/open-inference.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert program.count("127.0.0.1:8000") == 1
+    program = program.replace("127.0.0.1:8000", url.removeprefix("http://"))
+    done = subprocess.run(
+        [python, "-c", program], cwd=PROJECT, env=environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert re.fullmatch(r"\[b'0\.98\d+:127:Tshirts'.*\n\(2, 46\)\n", done.stdout, re.DOTALL)
 
 
 def test_the_server_says_what_it_is_and_that_it_is_ready(call):
