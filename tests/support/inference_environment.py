@@ -17,16 +17,18 @@ _REQUIREMENTS, _CALLS = (
 )
 
 
-def make_environment(folder: Path = PROJECT / ".clients") -> Path:
+def make_environment(
+    folder: Path = PROJECT / ".clients", requirements: Path = _REQUIREMENTS
+) -> Path:
     """Create the environment if needed; returns the path of its Python."""
     python, stamp = folder / "bin/python", folder / "requirements.sha256"
-    digest = hashlib.sha256(_REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]
-    subprocess.run([python, *install, _REQUIREMENTS], check=True)
+    subprocess.run([python, *install, requirements], check=True)
     stamp.write_text(digest)
     return python
 
