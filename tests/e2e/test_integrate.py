@@ -109,7 +109,11 @@ def test_the_service_of_the_page_is_set_up_as_printed(tmp_path, variables):
     assert lines[-1] == "make serve CONFIG=shop.yaml\n"
     run(["bash", "-euc", "".join(lines[1:-1])], tmp_path, variables)
     config = tmp_path / "shop.yaml"
-    config.write_text(config.read_text().replace("keys.json", str(tmp_path / "keys.json")))
+    text = config.read_text()
+    for name in ("keys.json", "catalogue"):
+        assert text.count(f": {name}\n") == 1
+        text = text.replace(f": {name}\n", f": {tmp_path / name}\n")
+    config.write_text(text)
     checked = run([sys.executable, "-m", "deployments.serve_config", config], PROJECT, variables)
     assert "shop.yaml is right" in checked
     keys = {each.name: each.writes for each in read_keys(tmp_path / "keys.json")}
