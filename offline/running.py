@@ -125,7 +125,7 @@ def _labelled(parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]) -
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     least, most = workers
-    photos = ray.data.from_arrow(list(parts))
+    photos = ray.data.from_blocks(list(parts))
     done = photos.map_batches(
         Labelling,
         fn_constructor_args=(work,),
