@@ -39,7 +39,8 @@ def autoscaled_url(tmp_path_factory, keys_file, key):
     }  # fmt: skip
     catalogue = tmp_path_factory.mktemp("catalogue")
     args = {
-        "keys_file": str(keys_file), "endpoints": {"metrics": "open"}, "catalog": str(catalogue)
+        "keys_file": str(keys_file), "endpoints": {"metrics": "open"}, "catalog": str(catalogue),
+        "feedback": {"directory": str(tmp_path_factory.mktemp("feedback"))},
     }  # fmt: skip
     config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(
         {"applications": [{"name": "mlc", "deployments": [scaled], "args": args}]}
@@ -50,8 +51,9 @@ def autoscaled_url(tmp_path_factory, keys_file, key):
 
 @pytest.fixture(scope="module")
 def scraped(autoscaled_url, key, tmp_path_factory):
-    """A Prometheus that scrapes while good and bad photos, searches and changes are sent."""
+    """A Prometheus that scrapes while photos, searches, changes and feedback are sent."""
     over = threading.Event()
+    said = json.dumps({"by": "anna", "labels": {"color": "Red", "category": "Watches"}})
 
     def ask():
         with httpx.Client(
@@ -65,6 +67,7 @@ def scraped(autoscaled_url, key, tmp_path_factory):
                 client.put("/v1/catalog/shirt", content=jpeg())
                 client.post("/v1/similar", content=jpeg())
                 client.delete("/v1/catalog/nothing")
+                client.post("/v1/feedback", files={"image": jpeg(), "feedback": (None, said)})
                 over.wait(0.02)
 
     asking = threading.Thread(target=ask)

@@ -23,6 +23,7 @@ def model(name, *heads, precision="int8"):
         "heads": {head: ["a", "b"] for head in heads},
         "thresholds": {head: {0.9: 0.7, 0.95: None} for head in heads},
         "taxonomy": None,
+        "profiles": {"shop": {head: ["a word"] for head in heads}},
         "metrics": {"heads": {head: {} for head in heads}},
         "refused_update": None,
     }
@@ -72,6 +73,7 @@ def test_models_are_described_as_one():
     assert list(merged["heads"]) == ["color", "category"]
     assert merged["thresholds"]["category"] == {0.9: 0.7, 0.95: None}
     assert merged["taxonomy"] is None
+    assert list(merged["profiles"]["shop"]) == list(merged["heads"])
     assert merged["metrics"]["k"] == {"heads": {"category": {}}}
 
 
