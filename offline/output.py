@@ -20,10 +20,11 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 from mlc_core.errors import MlcError
 from offline.rows import Failure, Format, count_rows, failures_as_lines
@@ -31,6 +32,11 @@ from offline.rows import Failure, Format, count_rows, failures_as_lines
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
 _ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
+
+
+_ONE_IS_NAMED = Lock()  # of the photos that threads decode; another one is not to blame
+
+Decoded = TypeVar("Decoded")
 
 
 class OutputError(MlcError):
@@ -53,19 +59,23 @@ class Attempt:
 
     def __init__(self, directory: Path, number: int) -> None:
         before = list(directory.glob(f"attempt-{number:05}-*"))
-        ended_with = Counter(file.read_text() for file in before)
+        ended_with = Counter(file.read_text().strip() for file in before)
         self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
         self._is_careful = len(before) >= _ENOUGH
         self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
         self._mark = self._file.open("wb", buffering=0)
 
-    def may_decode(self, at: int) -> bool:
-        """Whether to decode a photo; it is the current one from then on."""
+    def decode(self, at: int, decode: Callable[[], Decoded]) -> Decoded | None:
+        """Decode a photo of the part; None if it ends the process."""
         if f"{at:09}" in self._ends:
-            return False
-        if self._is_careful:
+            return None
+        if not self._is_careful:
+            return decode()
+        with _ONE_IS_NAMED:
             os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
-        return True
+            decoded = decode()
+            os.pwrite(self._mark.fileno(), b" " * 9, 0)
+        return decoded
 
     def complete(self) -> None:
         self.abandon()

@@ -35,6 +35,7 @@ from offline.output import Counts, Output
 from offline.progress import Progress
 
 _OBJECT_STORE_BYTES = 2**28
+_PARTS_AT_ONCE = 2  # in a worker: between two parts, a worker with one waits for 20 ms
 _PREFIX = "mlc-run-"  # of Ray's directories; short, as the names of sockets must be
 
 
@@ -134,6 +135,7 @@ def _labelled(parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]) -
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=1,
+        max_concurrency=_PARTS_AT_ONCE,
     )
     try:
         for row in done.iter_rows():

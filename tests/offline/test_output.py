@@ -16,6 +16,14 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+class Ended(BaseException):
+    """The process has ended."""
+
+
+def end():
+    raise Ended
+
+
 def output(path, **changed):
     return Output(path, "jsonl", RUN | changed)
 
@@ -131,12 +139,15 @@ def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
         run.present()
         for _ in range(4):
             attempt = run.attempt(4)
-            assert all(attempt.may_decode(at) for at in range(6))
+            assert [attempt.decode(at, lambda: "image") for at in range(5)] == ["image"] * 5
+            with pytest.raises(Ended):
+                attempt.decode(5, end)
             attempt.abandon()
         attempt = run.attempt(4)
-        assert [attempt.may_decode(at) for at in (4, 5, 6)] == [True, False, True]
+        found = [attempt.decode(at, lambda: "image") for at in (4, 5, 6)]
+        assert found == ["image", None, "image"]
         other = run.attempt(40)
-        assert other.may_decode(5)
+        assert other.decode(5, lambda: "image") == "image"
         attempt.abandon()
         other.abandon()
 
