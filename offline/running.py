@@ -78,7 +78,8 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
         if counts := output.finished():
             report(f"{options.out} is complete already; nothing to do")
             return counts
-        present = output.present()
+        sizes = [len(part) for part in parts]
+        present = output.present(sizes)
         missing = [part for number, part in enumerate(parts) if number not in present]
         if present:
             done = len(manifest.photos) - sum(map(len, missing))
@@ -87,7 +88,7 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
             work = Work(manifest.root, output, options.format, precision, choice, model)
             total = len(manifest.photos)
             report(_label_missing(missing, total, work, options.address, options.workers))
-        return output.finish([len(part) for part in parts], manifest.rejected)
+        return output.finish(sizes, manifest.rejected)
 
 
 def _label_missing(
