@@ -197,7 +197,7 @@ class Output:
                 if rows + failures.count(b"\n") != size:
                     raise OutputError(
                         f"part {number} of {self._path} has {rows} rows, which are not all of its "
-                        f"{size} photos; a file was changed: run it again, and they are labelled anew"
+                        f"{size} photos; a file was changed: run it again to label them anew"
                     )
                 report.write(failures)
                 labelled += rows

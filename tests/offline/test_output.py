@@ -108,7 +108,7 @@ def test_a_part_that_lost_rows_is_not_counted_as_complete(out):
     with run.claimed():
         run.present([])
         run.commit(0, ROW, [])
-        with pytest.raises(OutputError, match="labelled anew"):
+        with pytest.raises(OutputError, match="label them anew"):
             run.finish([2], [])
     assert not (out / "_SUCCESS").exists()
 
