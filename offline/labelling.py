@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,10 @@ class Work(NamedTuple):
 
 
 class Labelling:
-    """Reads, decodes, infers, labels and writes parts. A process has one, and a core."""
+    """Reads, decodes, infers, labels and writes parts. A process has one, and a core.
+
+    Threads call it at the same time: while Ray hands over one part, another one is in work.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -90,9 +94,9 @@ class Labelling:
         contents = self._photos.read([photo.photo for photo in photos])
         attempt = self._work.output.attempt(number)
         for at, (photo, each) in enumerate(zip(photos, contents, strict=True)):
-            image = self._decoded(each) if attempt.may_decode(at) else _ENDS
-            if isinstance(image, str):
-                failures.append(Failure(*photo, image))
+            image = attempt.decode(at, partial(self._decoded, each))
+            if image is None or isinstance(image, str):
+                failures.append(Failure(*photo, image or _ENDS))
                 continue
             waiting.append(photo)
             images.append(image)

@@ -10,6 +10,8 @@
 The name of a part and its photos follow from the source alone. So a part is either there or it is
 not, and who wrote it does not matter: of two workers that finish the same part, as when one was
 thought dead, the second one's rename fails, because a directory with files in it is not replaced.
+A kill loses nothing that was renamed. A loss of power may, so a resumed run counts the rows of each
+part; waiting for the disk after each would leave cores without work.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 from mlc_core.errors import MlcError
 from offline.rows import Failure, Format, count_rows, failures_as_lines
@@ -31,6 +34,11 @@ from offline.rows import Failure, Format, count_rows, failures_as_lines
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
 _ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
+
+
+_ONE_IS_NAMED = Lock()  # of the photos that threads decode; another one is not to blame
+
+Decoded = TypeVar("Decoded")
 
 
 class OutputError(MlcError):
@@ -53,19 +61,23 @@ class Attempt:
 
     def __init__(self, directory: Path, number: int) -> None:
         before = list(directory.glob(f"attempt-{number:05}-*"))
-        ended_with = Counter(file.read_text() for file in before)
+        ended_with = Counter(file.read_text().strip() for file in before)
         self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
         self._is_careful = len(before) >= _ENOUGH
         self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
         self._mark = self._file.open("wb", buffering=0)
 
-    def may_decode(self, at: int) -> bool:
-        """Whether to decode a photo; it is the current one from then on."""
+    def decode(self, at: int, decode: Callable[[], Decoded]) -> Decoded | None:
+        """Decode a photo of the part; None if it ends the process."""
         if f"{at:09}" in self._ends:
-            return False
-        if self._is_careful:
+            return None
+        if not self._is_careful:
+            return decode()
+        with _ONE_IS_NAMED:
             os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
-        return True
+            decoded = decode()
+            os.pwrite(self._mark.fileno(), b" " * 9, 0)
+        return decoded
 
     def complete(self) -> None:
         self.abandon()
@@ -122,16 +134,29 @@ class Output:
         found = json.loads(success.read_text())
         return Counts(found["labelled"], found["failed"])
 
-    def present(self) -> set[int]:
-        """The parts that are complete. What killed processes left of others is removed."""
+    def present(self, sizes: Sequence[int]) -> set[int]:
+        """The parts that are complete. What is left of others is removed.
+
+        Args:
+            sizes: the photos of each part.
+        """
         (self._path / _PARTS).mkdir(exist_ok=True)
         numbers = set()
         for each in (self._path / _PARTS).iterdir():
-            if each.name.isdecimal():
+            if each.name.isdecimal() and self._is_whole(int(each.name), sizes):
                 numbers.add(int(each.name))
             elif each.is_dir():
-                shutil.rmtree(each, ignore_errors=True)
+                shutil.rmtree(each)
         return numbers
+
+    def _is_whole(self, number: int, sizes: Sequence[int]) -> bool:
+        """Whether all rows of a part are there; after a loss of power, some may not be."""
+        written, stays = self._labels(number)
+        try:
+            rows = count_rows(written if written.exists() else stays)
+            return rows + count_rows(self._part(number) / _FAILED) == sizes[number]
+        except (OSError, ValueError):  # the latter from pyarrow
+            return False
 
     def attempt(self, number: int) -> Attempt:
         """Begin a part, and learn which photos ended the processes that tried it before."""
@@ -141,16 +166,14 @@ class Output:
         """Write a part, all of it or nothing. Does nothing if it is there."""
         staged = self._path / _PARTS / f"new-{number:05}-{uuid.uuid4().hex}"
         staged.mkdir()
-        _write_through(staged / f"{_LABELS}.{self._suffix}", labels)
-        _write_through(staged / _FAILED, failures_as_lines(failures))
-        _sync(staged)
+        (staged / f"{_LABELS}.{self._suffix}").write_bytes(labels)
+        (staged / _FAILED).write_bytes(failures_as_lines(failures))
         try:
             staged.rename(self._part(number))
         except OSError:
             if not self._part(number).exists():
                 raise
             shutil.rmtree(staged)
-        _sync(staged.parent)
 
     def finish(self, sizes: Sequence[int], rejected: Iterable[Failure]) -> Counts:
         """Bring all parts, which are complete, to where they stay.
@@ -170,11 +193,11 @@ class Output:
                 failed += 1
             for number, size in enumerate(sizes):
                 failures = (self._part(number) / _FAILED).read_bytes()
-                rows = count_rows(self._moved(number))
+                rows = count_rows(self._stays(number))
                 if rows + failures.count(b"\n") != size:
                     raise OutputError(
                         f"part {number} of {self._path} has {rows} rows, which are not all of its "
-                        f"{size} photos; a file was changed: remove the directory and run again"
+                        f"{size} photos; a file was changed: run it again to label them anew"
                     )
                 report.write(failures)
                 labelled += rows
@@ -188,13 +211,20 @@ class Output:
     def _part(self, number: int) -> Path:
         return self._path / _PARTS / f"{number:05}"
 
-    def _moved(self, number: int) -> Path:
-        """The labels of a part at their last place; a killed run may have moved them already."""
-        here = self._path / _LABELS / f"part-{number:05}.{self._suffix}"
-        there = self._part(number) / f"{_LABELS}.{self._suffix}"
-        if there.exists():
-            there.rename(here)
-        return here
+    def _labels(self, number: int) -> tuple[Path, Path]:
+        """Where the labels of a part are written, and where they stay."""
+        return (
+            self._part(number) / f"{_LABELS}.{self._suffix}",
+            self._path / _LABELS / f"part-{number:05}.{self._suffix}",
+        )
+
+    def _stays(self, number: int) -> Path:
+        """The labels of a part where they stay; a killed run may have moved them already."""
+        written, stays = self._labels(number)
+        if written.exists():
+            written.rename(stays)
+        _sync(stays)
+        return stays
 
     def _compare(self, begun: Mapping[str, Any]) -> None:
         changed = [key for key in {**begun, **self._run} if begun.get(key) != self._run.get(key)]
@@ -233,15 +263,9 @@ def _replacing(file: Path) -> Iterator[Any]:
     _sync(file.parent)
 
 
-def _write_through(file: Path, contents: bytes) -> None:
-    with file.open("wb") as target:
-        target.write(contents)
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -17,7 +17,7 @@ from mlc_core.sources.files import Unreadable, reader_of
 MAX_BYTES = 10 * 2**20  # of a photo, as in the service
 # Files that a thread reads in one go. Where reading is fast, one unit ahead is enough: with three
 # units of 16, reading and decoding took twice the CPU.
-_UNIT, _MOST_AHEAD = 32, 4
+_UNIT, _MOST_AHEAD = 64, 3
 _URLS_AHEAD = 32
 _ATTEMPTS, _WAIT_S, _FETCH_S = 3, 0.5, 30.0
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)

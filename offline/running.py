@@ -35,6 +35,7 @@ from offline.output import Counts, Output
 from offline.progress import Progress
 
 _OBJECT_STORE_BYTES = 2**28
+_PARTS_AT_ONCE = 2  # in a worker: between two parts, a worker with one waits for 20 ms
 _PREFIX = "mlc-run-"  # of Ray's directories; short, as the names of sockets must be
 
 
@@ -77,7 +78,8 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
         if counts := output.finished():
             report(f"{options.out} is complete already; nothing to do")
             return counts
-        present = output.present()
+        sizes = [len(part) for part in parts]
+        present = output.present(sizes)
         missing = [part for number, part in enumerate(parts) if number not in present]
         if present:
             done = len(manifest.photos) - sum(map(len, missing))
@@ -86,7 +88,7 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
             work = Work(manifest.root, output, options.format, precision, choice, model)
             total = len(manifest.photos)
             report(_label_missing(missing, total, work, options.address, options.workers))
-        return output.finish([len(part) for part in parts], manifest.rejected)
+        return output.finish(sizes, manifest.rejected)
 
 
 def _label_missing(
@@ -134,6 +136,7 @@ def _labelled(parts: Sequence[pa.Table], work: Work, workers: tuple[int, int]) -
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=1,
+        max_concurrency=_PARTS_AT_ONCE,
     )
     try:
         for row in done.iter_rows():

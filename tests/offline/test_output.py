@@ -16,6 +16,14 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+class Ended(BaseException):
+    """The process has ended."""
+
+
+def end():
+    raise Ended
+
+
 def output(path, **changed):
     return Output(path, "jsonl", RUN | changed)
 
@@ -27,7 +35,7 @@ def files(path):
 def test_a_run_ends_with_labels_failures_and_counts(out):
     run = output(out)
     with run.claimed():
-        assert run.present() == set()
+        assert run.present([3, 1]) == set()
         run.commit(0, ROW * 2, [Failure("3", "3.jpg", "broken")])
         run.commit(1, ROW, [])
         assert run.finished() is None
@@ -46,21 +54,21 @@ def test_a_run_ends_with_labels_failures_and_counts(out):
 def test_another_run_finds_the_parts_that_are_complete_and_no_others(out):
     first = output(out)
     with first.claimed():
-        first.present()
-        first.commit(7, ROW, [])
-        killed = out / "parts" / "new-00008-0123"
+        first.present([1, 1])
+        first.commit(1, ROW, [])
+        killed = out / "parts" / "new-00000-0123"
         killed.mkdir()
         (killed / "labels.jsonl").write_bytes(b'{"id"')
     second = output(out)
     with second.claimed():
-        assert second.present() == {7}
+        assert second.present([1, 1]) == {1}
         assert not killed.exists()
 
 
 def test_of_two_workers_that_finish_a_part_the_first_counts_as_a_whole(out):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         run.commit(0, ROW, [Failure("2", "2.jpg", "HTTP status 503")])
         run.commit(0, ROW * 2, [])
         assert run.finish([2], []) == Counts(1, 1)
@@ -70,7 +78,7 @@ def test_of_two_workers_that_finish_a_part_the_first_counts_as_a_whole(out):
 def test_a_kill_while_a_run_finishes_loses_nothing(out, moved):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         run.commit(0, ROW, [Failure("2", "2.jpg", "broken")])
         run.commit(1, ROW * 2, [])
         (out / "labels").mkdir()
@@ -79,14 +87,14 @@ def test_a_kill_while_a_run_finishes_loses_nothing(out, moved):
             (out / "parts" / f"{part:05}" / "labels.jsonl").rename(there)
     again = output(out)
     with again.claimed():
-        assert again.present() == {0, 1}
+        assert again.present([2, 2]) == {0, 1}
         assert again.finish([2, 2], []) == Counts(3, 1)
 
 
 def test_a_kill_after_the_counts_leaves_a_run_that_is_complete(out):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         run.commit(0, ROW, [])
         run.finish([1], [])
     (out / "parts" / "00000").mkdir(parents=True)
@@ -98,11 +106,26 @@ def test_a_kill_after_the_counts_leaves_a_run_that_is_complete(out):
 def test_a_part_that_lost_rows_is_not_counted_as_complete(out):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         run.commit(0, ROW, [])
-        with pytest.raises(OutputError, match="remove the directory"):
+        with pytest.raises(OutputError, match="label them anew"):
             run.finish([2], [])
     assert not (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("lost", ["labels.jsonl", "failed.jsonl"])
+def test_a_part_that_the_disk_lost_rows_of_is_labelled_anew(out, lost):
+    run = output(out)
+    with run.claimed():
+        run.present([2, 2])
+        for part in range(2):
+            run.commit(part, ROW, [Failure("2", "2.jpg", "broken")])
+        (out / "parts" / "00001" / lost).write_bytes(b'{"id"')
+    again = output(out)
+    with again.claimed():
+        assert again.present([2, 2]) == {0}
+        again.commit(1, ROW * 2, [])
+        assert again.finish([2, 2], []) == Counts(3, 1)
 
 
 def test_another_model_or_input_is_refused_and_named(out):
@@ -128,15 +151,18 @@ def test_two_runs_at_the_same_time_are_refused(out):
 def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         for _ in range(4):
             attempt = run.attempt(4)
-            assert all(attempt.may_decode(at) for at in range(6))
+            assert [attempt.decode(at, lambda: "image") for at in range(5)] == ["image"] * 5
+            with pytest.raises(Ended):
+                attempt.decode(5, end)
             attempt.abandon()
         attempt = run.attempt(4)
-        assert [attempt.may_decode(at) for at in (4, 5, 6)] == [True, False, True]
+        found = [attempt.decode(at, lambda: "image") for at in (4, 5, 6)]
+        assert found == ["image", None, "image"]
         other = run.attempt(40)
-        assert other.may_decode(5)
+        assert other.decode(5, lambda: "image") == "image"
         attempt.abandon()
         other.abandon()
 
@@ -144,6 +170,6 @@ def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
 def test_an_attempt_that_is_complete_leaves_nothing(out):
     run = output(out)
     with run.claimed():
-        run.present()
+        run.present([])
         run.attempt(4).complete()
         assert list((out / "parts").iterdir()) == []
