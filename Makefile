@@ -8,7 +8,7 @@ SCENARIO ?= steady
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: serve demo stop check-config test test-unit test-slow test-kubernetes check generate train evaluate bench peers \
+.PHONY: serve demo stop check-config test test-unit test-slow test-catalog test-kubernetes check generate train evaluate bench peers \
 	observability fuzz soak slow-clients rollouts node-loss \
 	chaos similar many-photos catalog-run loadtest capacity plan compare lock audit licences sbom
 
@@ -39,6 +39,10 @@ test: .venv/dev
 # The benches in small, the steps of the images, roll-outs, Ray's nodes in namespaces: a minute or more each.
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+# Catalogue runs that are killed, in an environment with pandas.
+test-catalog: .catalog/ready
+	.catalog/bin/python -m pytest tests/offline
 
 # Drains, roll-outs and losses on the cluster of KUBECONFIG, under load: 40 minutes at most.
 # SHARED: a directory that all its nodes share, where no storage class serves. ARGS: of pytest
@@ -76,8 +80,8 @@ many-photos: .venv/dev
 
 # `mlc catalog` on 50,000 drawn photos, beside a loop that decodes and infers.
 # ARGS: of bench.catalog_run, as --photos 10000
-catalog-run: .venv/dev
-	$(BIN)/python -m bench.catalog_run $(ARGS)
+catalog-run: .catalog/ready
+	.catalog/bin/python -m bench.catalog_run $(ARGS)
 
 # Kills one process after another under load, and gives a verdict. Needs wrk.
 # ARGS: of bench.chaos, as --replicas 1 --seconds 100
@@ -160,6 +164,13 @@ sbom: .audit/ready
 .audit/ready: | .venv/bin/python
 	@$(BIN)/python -m venv .audit
 	@.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit pip-licenses cyclonedx-bom
+	@touch $@
+
+# Apart from .venv, since Serve would import pandas there in every process.
+.catalog/ready: pyproject.toml requirements.lock
+	@echo "installing what catalogue runs and their tests need (a few minutes, once) …"
+	@$(PYTHON) -m venv .catalog
+	@.catalog/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,catalog]'
 	@touch $@
 
 .venv/bin/python:

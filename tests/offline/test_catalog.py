@@ -19,6 +19,7 @@ from mlc_core.labels import Choice, Labeller, parse_answer
 from mlc_core.photo import decode
 from samples.photos import small_photos
 
+pytest.importorskip("pandas", reason="Ray Data needs it; make test-catalog has it")
 pytestmark = pytest.mark.long
 
 COUNT = 3_000
