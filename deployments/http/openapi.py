@@ -139,10 +139,13 @@ def _classify() -> dict[str, Any]:
 def _classify_batch(max_photos: int) -> dict[str, Any]:
     images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": max_photos}
     form = {"type": "object", "properties": {"images": images}, "required": ["images"]}
+    others = [each for each in parameter_references() if not each["$ref"].endswith("/profile")]
+    # A profile that there is not is a problem of each photo: the call as a whole is right.
+    any_profile = parameters()["profile"] | {"schema": {"type": "string"}}
     return {
         "operationId": "classifyBatch",
         "summary": "The labels of many photos, in the order sent",
-        "parameters": parameter_references(),
+        "parameters": [*others, any_profile],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": form}},
