@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reads these when it is imported
     os.environ.setdefault("RAY_worker_niceness", "0")  # as nice as this command is
     if options.address is None:
-        # Ray listens on every interface, whatever it is told. Only who has this token may use it.
+        # Ray 2.60 always listens on every interface. It refuses callers without this token.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         from offline.running import label_catalog  # noqa: PLC0415  (two seconds)

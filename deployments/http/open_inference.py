@@ -284,5 +284,5 @@ def _refusal(submitted: Sequence[Future[Dispatched]]) -> BaseException | None:
 
 
 def _of_photo(n: int, error: Exception) -> Exception:
-    """An error with the number of its photo, from 0. One that nobody foresaw stays as it is."""
+    """An error with the number of its photo, from 0. An unforeseen error is returned unchanged."""
     return type(error)(f"photo {n}: {error}") if type(error) in STATUSES else error
