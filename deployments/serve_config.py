@@ -19,6 +19,7 @@ from mlc_core.errors import ArtifactError, KeysError, ProfileError
 from mlc_core.keys import read_keys
 
 BUILDER = "deployments.app:build"
+_GRPC_PORT = 9000  # Serve's default
 SIMILAR_PRODUCTS = "SimilarProducts"  # the deployment that only a catalogue brings
 
 
@@ -71,6 +72,12 @@ class ServeConfig:
     def deployments(self) -> dict[str, dict[str, Any]]:
         """Name -> its entry, in the order of the file."""
         return {each["name"]: each for each in self.application.get("deployments") or []}
+
+    @property
+    def grpc_port(self) -> int | None:
+        """Where gRPC listens; None if it is off."""
+        options = self.fields.get("grpc_options") or {}
+        return options.get("port", _GRPC_PORT) if options.get("grpc_servicer_functions") else None
 
     @property
     def settings(self) -> Settings:

@@ -47,20 +47,14 @@ def start(host: str, port: int, config_file: Path) -> None:
     if any(map(is_driver, others)):
         raise StartError(f"it runs on port {port} already; `make stop PORT={port}` stops it")
     _remove(others, "what an earlier, killed service left behind")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(
-                f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
-                "with `make serve PORT=…`"
-            ) from error
+    _check_port(host, port, "with `make serve PORT=…`")
     try:
         config = ServeConfig.read(config_file)
         config.check(models=True)
     except ValueError as error:
         raise StartError(str(error)) from error
+    if config.grpc_port is not None:
+        _check_port(host, config.grpc_port, f"in grpc_options of {config_file}")
     shutil.rmtree(run_directory(port), ignore_errors=True)  # logs of an earlier run
     began, lost = time.monotonic(), False
     try:
@@ -128,6 +122,18 @@ def _start_ray(config: dict[str, Any]) -> tuple[str, str]:
     except RuntimeError as error:
         raise StartError(f"Ray Serve refused the config: {error}") from error
     return dashboard, f"{os.environ[RUN]}/session_latest/logs/serve"
+
+
+def _check_port(host: str, port: int, where: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"{host}:{port} can't be listened on ({error.strerror}); choose another port "
+                f"{where}"
+            ) from error
 
 
 def _num_cpus(config: dict[str, Any]) -> float:

@@ -20,7 +20,8 @@ def cluster_env() -> dict[str, str]:
 
 def service_environment(port: int) -> dict[str, str]:
     """This process' environment. Variables that it lacks come from cluster.env and from here."""
-    first = 20_000 + 50 * (port % 199)  # below the ports that the kernel gives to clients
+    # Below the ports that the kernel gives to clients.
+    first, first_grpc = 20_000 + 50 * (port % 199), 30_000 + 10 * (port % 199)
     ports = (each for each in free_ports() if each != port)
     shipped = cluster_env()
     # HAProxy does not start unless it may open 2.5 files for each client.
@@ -38,10 +39,13 @@ def service_environment(port: int) -> dict[str, str]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(ports)),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(next(ports)),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(ports)),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(next(ports)),
             # Replicas listen on these ports. If two services shared a range, a replica could fail
             # to get its port, and HAProxy would for a moment send requests to the other service.
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + 9),
             # Replicas take groups from each other here.
             LISTEN_HOST: "127.0.0.1",
             # There is one HAProxy on this machine, and it learns at once that a replica leaves.

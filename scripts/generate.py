@@ -6,9 +6,11 @@ With --check it writes nothing, and fails if a file is stale.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from grpc_tools import protoc
 from pydantic import BaseModel
 
 from deployments.settings import PROJECT, ClassifierConfig, Settings
@@ -19,6 +21,7 @@ from mlc_core.artifact import load_artifact
 from monitoring import dashboard
 from scripts.class_page import class_page, draw_mistakes
 
+_PROTO = PROJECT / "deployments/http/open_inference.proto"
 _METRICS = """# Metrics
 
 `make generate` makes this page from `deployments/telemetry/catalogue.py`. Ray's agents export these
@@ -43,12 +46,26 @@ the key, its value and what was expected.
 
 def generated() -> dict[Path, str]:
     """Every generated file, with its contents."""
-    return rendered() | {
-        PROJECT / "monitoring/dashboard.json": dashboard.text(),
-        PROJECT / "docs/metrics.md": _metrics_page(),
-        PROJECT / "docs/classes.md": class_page(load_artifact(MODEL)),
-        PROJECT / "docs/settings.md": _settings_page(),
-    }
+    return (
+        rendered()
+        | {
+            PROJECT / "monitoring/dashboard.json": dashboard.text(),
+            PROJECT / "docs/metrics.md": _metrics_page(),
+            PROJECT / "docs/classes.md": class_page(load_artifact(MODEL)),
+            PROJECT / "docs/settings.md": _settings_page(),
+        }
+        | _messages()
+    )
+
+
+def _messages() -> dict[Path, str]:
+    """The classes of gRPC's messages, and their types."""
+    with tempfile.TemporaryDirectory() as folder:
+        to = (f"--python_out={folder}", f"--pyi_out={folder}")
+        if protoc.main(["protoc", f"-I{_PROTO.parent}", *to, str(_PROTO)]):
+            raise ValueError(f"protoc refuses {_PROTO}")
+        made = Path(folder).iterdir()
+        return {_PROTO.with_name(file.name): file.read_text(encoding="utf-8") for file in made}
 
 
 def _metrics_page() -> str:

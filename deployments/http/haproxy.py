@@ -67,8 +67,9 @@ _RULES, _HOLD = (Path(__file__).with_name(f"haproxy_{name}") for name in ("rules
 # What was held reaches the new ingress by so many connections at once, beside what comes anew.
 _HELD_AT_ONCE = 64
 _ANY = ("", "*", "0.0.0.0")  # noqa: S104
-# Servers of Serve that are ingresses, not its fallback proxy.
-_INGRESS = re.compile(r"^ +server .* check(?!.* backup$)", re.MULTILINE)
+# Servers that are no fallback proxy of Serve's, and those of them that are ingresses' HTTP.
+_SERVER = re.compile(r"^ +server .* check(?!.* backup$)", re.MULTILINE)
+_INGRESS = re.compile(r"^ +server (?!.* proto h2 ).* check(?!.* backup$)", re.MULTILINE)
 
 
 def main() -> None:
@@ -222,7 +223,7 @@ def _with_door(text: str) -> str:
     """
     ((host, port),) = re.findall(r"^frontend http_frontend\n +bind (.*):(\d+)", text, re.MULTILINE)
     door = f"{host if host not in _ANY else '127.0.0.1'}:{port}"
-    text = _INGRESS.sub(rf"\g<0> tcp-ut {_CUT_OFF_S}s", text)
+    text = _SERVER.sub(rf"\g<0> tcp-ut {_CUT_OFF_S}s", text)
     text = _INGRESS.sub(rf"    server DOOR {door} no-check backup\n\g<0>", text, count=1)
     first = re.compile(r"^ +use_backend ", re.MULTILINE)
     text = first.sub(r"    use_backend door if !served replaced\n\g<0>", text, count=1)

@@ -9,11 +9,13 @@ local HOLDS_UNTIL = "x-mlc-holds-until"
 local served, stopping = true, false
 
 local function is_served()
-    for _, backend in pairs(core.backends) do
-        for _, server in pairs(backend.servers) do
-            local stats = server:get_stats()
-            if stats.act == 1 and string.sub(stats.status, 1, 2) == "UP" then
-                return true
+    for name, backend in pairs(core.backends) do
+        if string.sub(name, 1, 4) ~= "grpc" then
+            for _, server in pairs(backend.servers) do
+                local stats = server:get_stats()
+                if stats.act == 1 and string.sub(stats.status, 1, 2) == "UP" then
+                    return true
+                end
             end
         end
     end

@@ -16,6 +16,7 @@ from deployments.http.api import Api, build_api
 from deployments.http.disconnects import Disconnects
 from deployments.http.feedback import FeedbackRoute, keep_removing
 from deployments.http.middleware import take_photos
+from deployments.http.open_inference_grpc import OpenInferenceService
 from deployments.http.photo_route import Telemetry
 from deployments.http.readiness import Readiness
 from deployments.pipeline.autoscaling import REQUESTS_HELD
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 _SERVING = ("RUNNING", "UPDATING", "PENDING_MIGRATION")
 
 
-class Ingress:
-    """Connects HTTP to the pipeline: dispatcher, readiness probe, telemetry and handles."""
+class Ingress(OpenInferenceService):
+    """Connects HTTP and gRPC to the pipeline, with dispatcher, readiness, telemetry and handles."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Ingress:
             self._feedback(),
         )
         take_photos(api.photo_route, self._loop)
+        self.application = api
         _collect_garbage_rarely()
         return api
 

@@ -78,7 +78,12 @@ class RequestHeaders:
 def _sane_id(scope: Scope) -> bytes | None:
     """The request id that the client sent, if it sent one, and one that is fit for a log."""
     ids = [value for name, value in scope["headers"] if name == _ID]
-    return ids[0] if len(ids) == 1 and _SANE_ID.fullmatch(ids[0]) else None
+    return ids[0] if len(ids) == 1 and is_sane_id(ids[0]) else None
+
+
+def is_sane_id(request_id: bytes) -> bool:
+    """Whether a request id is fit for a log."""
+    return bool(_SANE_ID.fullmatch(request_id))
 
 
 def middlewares() -> list[Middleware]:

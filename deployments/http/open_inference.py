@@ -42,7 +42,7 @@ _PATHS = (
     "/v2/trace", "/v2/logging",
 )  # fmt: skip
 _VERSIONED = "/versions/{version}"
-_JSON_BYTES = b"inference-header-content-length"
+JSON_BYTES = "inference-header-content-length"
 _EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
 _TRIES = 3
 
@@ -171,7 +171,7 @@ class OpenInferenceRoutes:
             self._statistics.failed(model, time.monotonic() - began)
             raise
         self._statistics.succeeded(model, time.monotonic() - began, photos)
-        headers = {} if json_bytes is None else {_JSON_BYTES.decode(): str(json_bytes)}
+        headers = {} if json_bytes is None else {JSON_BYTES: str(json_bytes)}
         body, coding = await codings.encoded(body, request.scope["headers"])
         if coding:
             headers["content-encoding"] = coding
@@ -265,7 +265,7 @@ def _asked_for(request: Request, model: ServedModel) -> ServedModel:
 
 
 def _json_bytes(request: Request) -> int | None:
-    given = [value for name, value in request.scope["headers"] if name == _JSON_BYTES]
+    given = [value for name, value in request.scope["headers"] if name == JSON_BYTES.encode()]
     if not given:
         return None
     if len(given) > 1 or not given[0].isdigit() or len(given[0]) > 12:

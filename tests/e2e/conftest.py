@@ -1,11 +1,13 @@
 """One running service, started as a user starts it, for all tests that only ask it things."""
 
 import os
+import re
 import shutil
 import subprocess
 
 import httpx
 import pytest
+import yaml
 from contract import LATER, ORIGIN
 from playwright.sync_api import sync_playwright
 from services import PROJECT, Service, environment, free_port, tool
@@ -121,8 +123,13 @@ def feedback(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def keyed(keys_file, key, form_key, pages_url, shop, feedback, tmp_path_factory):
-    """A service with two ingresses, keys, a profile, feedback, and the drawn shop."""
+def grpc_port():
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def keyed(keys_file, key, form_key, pages_url, shop, feedback, grpc_port, tmp_path_factory):
+    """A service with two ingresses, keys, a profile, feedback, gRPC, and the drawn shop."""
     place = tmp_path_factory.mktemp("catalogue")
     command = [tool("mlc"), "index", str(shop), str(place)]
     subprocess.run(command, check=True, cwd=PROJECT, env=environment())
@@ -136,6 +143,9 @@ def keyed(keys_file, key, form_key, pages_url, shop, feedback, tmp_path_factory)
         {"applications": [{"name": "mlc", "args": args, "deployments": deployments}]}
     )
     config = config.with_user_config(profiles=["configs/profiles/google.yaml"])
+    page = (PROJECT / "docs/open-inference.md").read_text(encoding="utf-8")
+    (grpc,) = re.findall(r"```yaml\n(grpc_options:.*?)```", page, re.DOTALL)
+    config = config.merge(yaml.safe_load(grpc)).merge({"grpc_options": {"port": grpc_port}})
     with Service(config.write(tmp_path_factory.mktemp("keyed") / "config.yaml")) as service:
         yield service
 

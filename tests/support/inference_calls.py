@@ -9,6 +9,7 @@ import pickle
 import sys
 
 import numpy as np
+import tritonclient.grpc
 import tritonclient.http
 import tritonclient.http.aio
 from open_inference.openapi.client import InferenceRequest, OpenInferenceClient
@@ -66,6 +67,25 @@ def triton_aio(address, method, *arguments, **options):
             return [tensors(result) for result in results]
 
     return asyncio.run(call())
+
+
+def triton_grpc(address, method, *arguments, **options):
+    library = tritonclient.grpc
+    with library.InferenceServerClient(address) as client:
+        if method != "infer":
+            return getattr(client, method)(*arguments, **options)
+        model, values, name = (*arguments, "photos")[:3]
+        values = tensor(values)
+        given = library.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))
+        given.set_data_from_numpy(values)
+        wanted = [
+            library.InferRequestedOutput(name, class_count=classes)
+            for name, classes in options.pop("outputs", ())
+        ]
+        result = client.infer(model, [given], outputs=wanted or None, **options)
+        response = result.get_response(as_json=True)
+        names = [each["name"] for each in response["outputs"]]
+        return {name: result.as_numpy(name) for name in names}, response
 
 
 def openapi(address, method, *arguments, **options):

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, gRPCOptions
 
 from deployments.http import draining, haproxy
 from deployments.http.haproxy import BINARY, COMMAND, LARGEST_REFUSED_BYTES, with_our_rules
@@ -78,8 +79,9 @@ class Ingress:
 class Proxy:
     """HAProxy as Ray runs it on a node, in front of one ingress, or of none."""
 
-    def __init__(self, folder: Path, *ingress_ports: int):
+    def __init__(self, folder: Path, *ingress_ports: int, grpc_fallback: int | None = None):
         self.port, self._has_ingress = next(PORTS), bool(ingress_ports)
+        self._grpc = grpc_fallback is not None
         self._managers = []
         config = HAProxyConfig(
             socket_path=str(folder / "admin.sock"), server_state_base=str(folder),
@@ -90,14 +92,22 @@ class Proxy:
         )  # fmt: skip
         self.file = folder / "haproxy.cfg"
         self._api = HAProxyApi(config, {}, str(self.file))
+        if grpc_fallback:
+            config.grpc_options = gRPCOptions(
+                port=next(PORTS),
+                grpc_servicer_functions=["deployments.http.open_inference_grpc:add_service"],
+            )
+            self._api.set_grpc_fallback_server(ServerConfig("f", "127.0.0.1", grpc_fallback))
         self.name_ingresses(*ingress_ports)
 
     def name_ingresses(self, *ports):
         """Generate the configuration for some ingresses, or as if no replica were known."""
         backends = {}
-        if ports:
-            backends["mlc"] = BackendConfig(
-                "mlc", "/", app_name="mlc", ingress_deployment_name="Ingress",
+        protocols = [RequestProtocol.HTTP, *([RequestProtocol.GRPC] if self._grpc else [])]
+        for protocol in protocols if ports else ():
+            name = f"{protocol.value}-mlc".lower()  # as Serve names them
+            backends[name] = BackendConfig(
+                name, "/", app_name="mlc", ingress_deployment_name="Ingress", protocol=protocol,
                 servers=[ServerConfig(f"ingress-{port}", "127.0.0.1", port) for port in ports],
             )  # fmt: skip
         self._api.set_backend_configs(backends)
@@ -342,6 +352,22 @@ async def test_photos_wait_while_no_ingress_is_up(proxy, ingress):
     assert_problem(refused, 503, "unavailable")
     await ingress.start(ingress.port)
     assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_photos_wait_for_an_ingress_where_serve_s_fallback_for_grpc_is_up(tmp_path, ingress):
+    async def say_success(reader, writer):  # what HAProxy's check looks for
+        writer.write(b"success")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    fallback = await asyncio.start_server(say_success, "127.0.0.1", 0)
+    port = fallback.sockets[0].getsockname()[1]
+    async with fallback, Proxy(tmp_path, ingress.port, grpc_fallback=port) as proxy:
+        waiting = await lose(ingress, proxy)
+        assert_problem(await proxy.client.get("/v1/model"), 503, "unavailable")
+        await ingress.start(ingress.port)
+        assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
 
 
 async def test_photos_that_wait_reach_an_ingress_that_only_the_next_haproxy_knows(
