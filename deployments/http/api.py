@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 BATCH = "/v1/classify/batch"
 _OF_PHOTOS = (CLASSIFY, BATCH, SIMILAR, INFER)
+_OTHER = "other"  # in metrics and logs: no route
 _WRITTEN = (CATALOG, PRODUCT, FEEDBACK)  # what only keys that may write can change
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
@@ -93,7 +94,7 @@ def build_api(
         entry.photos = len(sent)
         client = take_rest(request.scope, len(sent))
         photos = [photo for photo in sent if isinstance(photo, bytes)]
-        submitted = [dispatcher.submit(photo, choice, entry.request_id) for photo in photos]
+        submitted = dispatcher.submit_all(photos, choice, entry.request_id)
         outcomes = iter(await dispatcher.wait_for_all(submitted))
         results = []
         for photo in sent:
@@ -203,7 +204,7 @@ class Api(Starlette):
         ids = (value for name, value in scope["headers"] if name == b"x-request-id")
         route = _route(path)
         entry = scope[ENTRY] = self._request_log.begin(
-            next(ids, b"").decode("latin-1"), route if route in self._routes else "other"
+            next(ids, b"").decode("latin-1"), route if route in self._routes else _OTHER
         )
         tracing = self._tracing if entry.route in _OF_PHOTOS else None
         extra = tracing.begin(entry, scope["headers"]) if tracing else ()
@@ -223,6 +224,10 @@ class Api(Starlette):
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope[ENTRY]
+        if entry.route == _OTHER:  # whatever Starlette would make of it
+            response = self._problems.response(HTTPException(404), entry)
+            await in_protocol(_path(scope), response).send(send)
+            return
         writes = entry.route in _WRITTEN and scope["method"] in WRITES
         photos = writes or (scope["method"] == "POST" and entry.route in _OF_PHOTOS)
         refusal: RequestError | None = None

@@ -128,15 +128,21 @@ class Batcher(Generic[Item, Result]):
 
     def refusal(self) -> Overloaded | None:
         """Why an item that came now would be refused; None if it would not be."""
-        waiting, limits, now = self._waiting_count, self._limits, self._clock()
-        if waiting >= limits.max_waiting or self._waiting_bytes >= limits.max_waiting_bytes:
-            return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
+        if full := self._full():
+            return full
+        limits, now = self._limits, self._clock()
         wait_s = self.expected_wait_s()
         if wait_s <= _SHORT * limits.max_wait_s and now - self._refused_at > _BURST_S:
             self._burst_began = now
         if wait_s > self._most_wait_s(now):
             self._refused_at = now
             return Overloaded(f"the wait would be about {wait_s:.1f} s; try again later")
+        return None
+
+    def _full(self) -> Overloaded | None:
+        waiting, limits = self._waiting_count, self._limits
+        if waiting >= limits.max_waiting or self._waiting_bytes >= limits.max_waiting_bytes:
+            return Overloaded(f"the queue is full, {waiting} are waiting; try again later")
         return None
 
     def expected_wait_s(self) -> float:
@@ -172,6 +178,7 @@ class Batcher(Generic[Item, Result]):
         count: int = 1,
         size_bytes: int = 0,
         deadline: float = float("inf"),
+        admitted: bool = False,
     ) -> asyncio.Future[Result]:
         """Queue one item. A caller takes it back by finishing the future before its batch starts.
 
@@ -179,6 +186,7 @@ class Batcher(Generic[Item, Result]):
             count: how many items it counts as; at most `max_items`.
             deadline: on the batcher's clock. An item that still waits then is never run: its
                 future raises DeadlinePassed when a batch would have taken it.
+            admitted: it is refused for lack of room alone, however long it would wait.
 
         Returns:
             A future of the result. It raises Overloaded when the queue is full, or the wait would
@@ -186,7 +194,7 @@ class Batcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if refusal := self.refusal():
+        if refusal := self._full() if admitted else self.refusal():
             future.set_exception(refusal)
             return future
         self._waiting[future] = _Waiting(item, count, size_bytes, deadline, self._clock())

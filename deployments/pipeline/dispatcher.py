@@ -87,17 +87,39 @@ class Dispatcher:
         """How long a photo of that size that came now would wait."""
         return self._lane(size_bytes).expected_wait_s()
 
+    def submit_all(
+        self, photos: Sequence[bytes], choice: Choice, request_id: str
+    ) -> list[asyncio.Future[Dispatched]]:
+        """Queue the photos of one request.
+
+        The wait before the first of a lane decides for all that follow it there: they wait for each
+        other, which is no overload. Each still needs room.
+        """
+        submitted: list[asyncio.Future[Dispatched]] = []
+        admitted: dict[bool, bool] = {}
+        for photo in photos:
+            large = is_large(photo, self._large_photo_bytes)
+            future = self._submit(photo, choice, request_id, large, admitted.get(large, False))
+            admitted[large] = not future.done()
+            submitted.append(future)
+        return submitted
+
     def submit(self, data: bytes, choice: Choice, request_id: str) -> asyncio.Future[Dispatched]:
         """Queue a photo. Finish the future to take the photo back; no group takes it then.
 
         Returns:
             A future that raises ServiceError when the photo never reached the pipeline's end.
         """
+        return self._submit(data, choice, request_id, is_large(data, self._large_photo_bytes))
+
+    def _submit(
+        self, data: bytes, choice: Choice, request_id: str, large: bool, admitted: bool = False
+    ) -> asyncio.Future[Dispatched]:
         now = time.monotonic()
         deadline = Deadline(now + self._deadline_s)
         waiting = _Waiting(Photo(data, choice, request_id), now, deadline)
-        lane = self._large if is_large(data, self._large_photo_bytes) else self._small
-        return lane.submit(waiting, size_bytes=len(data))
+        lane = self._large if large else self._small
+        return lane.submit(waiting, size_bytes=len(data), admitted=admitted)
 
     def _lane(self, size_bytes: int) -> Batcher[_Waiting, Dispatched]:
         """The lane of a photo of which no more is known."""

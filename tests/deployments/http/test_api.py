@@ -7,6 +7,7 @@ import logging
 import httpx
 import pytest
 import uvicorn
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError, Unavailable
@@ -28,7 +29,7 @@ SETTINGS = Settings(
 )
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Answers each photo with what a test planned for its bytes."""
 
     def __init__(self):
@@ -49,12 +50,6 @@ class Pipeline:
             trace = Trace({}, 1, "fashion/1")
             future.set_result(Dispatched(planned, "small_photos_queue", 0.0, trace))
         return future
-
-    async def wait(self, submitted):
-        return await submitted
-
-    async def wait_for_all(self, submitted):
-        return await asyncio.gather(*submitted, return_exceptions=True)
 
 
 class Application:

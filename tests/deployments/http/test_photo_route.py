@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import uvicorn
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.errors import Overloaded
@@ -25,7 +26,7 @@ from deployments.telemetry.request_log import RequestLog
 from mlc_core.errors import UndecodablePhoto
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Answers every photo with its bytes, unless it refuses."""
 
     def __init__(self):
@@ -49,9 +50,6 @@ class Pipeline:
             raise self.fault
         answer = self.faults.pop() if self.faults else data
         return Dispatched(answer, "small_photos_queue", 0.0, Trace({}, 1, "fashion/1"))
-
-    async def wait(self, submitted):
-        return await submitted
 
 
 class Service:

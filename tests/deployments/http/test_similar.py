@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import numpy as np
 import pytest
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.errors import Unavailable
@@ -35,7 +36,7 @@ NAMES = {photo: look for look, photo in PHOTOS.items()}
 SHIRT, RED_SHIRT = PHOTOS["Tshirts", "Blue"], PHOTOS["Tshirts", "Red"]
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Embeds each drawn photo by its category and colour, as a network would."""
 
     def __init__(self):
@@ -47,9 +48,6 @@ class Pipeline:
         answer = self._answer(data) if data in NAMES else UndecodablePhoto("no photo")
         future.set_result(Dispatched(answer, "small_photos_queue", 0.0, Trace({}, 1, "fashion/2")))
         return future
-
-    async def wait_for_all(self, submitted):
-        return await asyncio.gather(*submitted, return_exceptions=True)
 
     @staticmethod
     def _answer(data):

@@ -548,3 +548,22 @@ async def test_a_queue_that_was_empty_tells_nothing_of_the_pace():
         await batcher.submit("alone")
         clock.now += 3600
     assert batcher.expected_wait_s() == 0
+
+
+async def test_items_that_are_admitted_need_room_alone():
+    clock = Clock()
+    limits = BatchLimits(10, 10**9, 1, 300, max_wait_s=0.5)
+    batcher = Batcher(TimedEngine(clock, 0.01).run, limits, clock=clock)
+    taken, refused_at = await offer(batcher, clock, per_s=200, seconds=30)
+    assert refused_at  # so that the next burst is far
+    await drain(taken, clock)
+
+    def refused(futures):
+        return [future for future in futures if future.done() and future.exception()]
+
+    futures = [batcher.submit(n) for n in range(100)]
+    assert refused(futures)  # the last of them would wait for a second
+    await drain(futures, clock)
+    futures = [batcher.submit(n, admitted=n > 0) for n in range(400)]
+    assert len(refused(futures)) == 100
+    await drain(futures, clock)

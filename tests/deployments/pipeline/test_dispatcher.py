@@ -7,7 +7,7 @@ import pytest
 from photos import blank_png, jpeg, many_scans, slow_photo
 from recording import Recording
 
-from deployments.errors import ClientLeft, DeadlinePassed, ServiceError, Unavailable
+from deployments.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError, Unavailable
 from deployments.messages import GroupAnswers, Trace
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import LaneSettings, Settings
@@ -203,6 +203,20 @@ async def test_an_outcome_tells_where_the_time_went(preprocessor):
     assert (first.stage, large.stage) == ("small_photos_queue", "large_photos_queue")
     assert first.trace == second.trace == TRACE
     assert [photo.request_id for photo in preprocessor.groups[0].photos] == ["first"]
+
+
+async def test_photos_of_one_request_are_refused_by_what_waits_before_them(
+    preprocessor, monkeypatch
+):
+    photos = dispatcher(preprocessor.preprocess)
+    refusals = [None, Overloaded("long"), Overloaded("long")]
+    monkeypatch.setattr(photos._small, "refusal", lambda: refusals.pop(0))
+    submitted = photos.submit_all([SMALL, LARGE, SMALL, SMALL], ANY, "id")
+    assert not any(future.done() for future in submitted)
+    *small, large = photos.submit_all([SMALL, SMALL, LARGE], ANY, "id")
+    assert all(isinstance(future.exception(), Overloaded) for future in small)
+    preprocessor.gate.set()
+    await asyncio.gather(*submitted, large)
 
 
 async def test_queue_lengths_are_recorded_by_lane(preprocessor):

@@ -7,6 +7,7 @@ from logging.handlers import MemoryHandler, RotatingFileHandler
 
 import httpx
 import pytest
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.errors import Overloaded
@@ -36,11 +37,8 @@ class Lines(logging.Handler):
         self.lines += record.getMessage().splitlines()
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Answers as the bytes ask, with the trace of a group."""
-
-    def refusal(self, _size_bytes):
-        return None
 
     def submit(self, data, _choice, _request_id):
         future = asyncio.get_running_loop().create_future()
@@ -50,12 +48,6 @@ class Pipeline:
             answer = UndecodablePhoto("truncated") if data == b"bad" else b"{}"
             future.set_result(Dispatched(answer, "small_photos_queue", 0.05, TRACE))
         return future
-
-    async def wait(self, submitted):
-        return await submitted
-
-    async def wait_for_all(self, submitted):
-        return await asyncio.gather(*submitted, return_exceptions=True)
 
 
 def request_log(settings, handler):
