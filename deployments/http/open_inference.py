@@ -161,11 +161,19 @@ class OpenInferenceRoutes:
         began, entry = time.monotonic(), request.scope[ENTRY]
         model = _asked_for(request, await self._models.known(*_identity(request)))
         try:
-            sent = await self._read(request, model)
+            body = await self._body(request)
+            try:
+                sent = self._read(request, body, model)
+            except MalformedRequest:  # by the model as it was last
+                if (newer := _asked_for(request, await self._models.now())) == model:
+                    raise
+                model, sent = newer, self._read(request, body, newer)
             entry.photos = len(sent.photos)
             entry.note_read()
             take_rest(request.scope, len(sent.photos))
-            model, answers, photos = await self._answers(request, model, sent)
+            answering, answers, photos = await self._answers(request, model, sent)
+            if answering != model:  # the outputs of a call that names none are its model's
+                model, sent = answering, self._read(request, body, answering)
             body, json_bytes = tensors.write(sent, model, answers)
         except Exception:
             self._statistics.failed(model, time.monotonic() - began)
@@ -178,12 +186,14 @@ class OpenInferenceRoutes:
         kind = "application/json" if json_bytes is None else "application/octet-stream"
         return Response(body, headers=headers, media_type=kind)
 
-    async def _read(self, request: Request, model: ServedModel) -> Tensors:
-        limits, headers = self._limits, request.scope["headers"]
+    async def _body(self, request: Request) -> bytes:
+        limit_bytes = self._limits.max_request_bytes
         upload = Upload(request.scope, request.receive, self._upload_timeout_s)
-        body = await upload.read(limits.max_request_bytes)
-        body = await codings.decoded(body, headers, limits.max_request_bytes)
-        return tensors.read(body, _json_bytes(request), model, limits)
+        body = await upload.read(limit_bytes)
+        return await codings.decoded(body, request.scope["headers"], limit_bytes)
+
+    def _read(self, request: Request, body: bytes, model: ServedModel) -> Tensors:
+        return tensors.read(body, _json_bytes(request), model, self._limits)
 
     async def _answers(
         self, request: Request, model: ServedModel, sent: Tensors
@@ -210,7 +220,7 @@ class OpenInferenceRoutes:
         Raises:
             Exception: why a photo has no answer, with its number.
         """
-        submitted = [self._dispatcher.submit(photo, choice, entry.request_id) for photo in photos]
+        submitted = self._dispatcher.submit_all(photos, choice, entry.request_id)
         if refusal := _refusal(submitted):
             raise refusal
         answered = []

@@ -30,13 +30,15 @@ BASE64 = "base64"
 # Its numbers become objects of Python, while no other request is served.
 MAX_JSON_PIXELS_BYTES = 8 * 2**20
 _CHANNELS = 3
+_SPACE = b" \t\r\n"
 _NO_SHARED_MEMORY = "there is no shared memory here; tensors come and go with the request"
 _LENGTH = struct.Struct("<I")
+_MOST = 2**40  # of sizes; Python can't even print the largest that JSON may have
 _WRONG = (msgspec.MsgspecError, ValueError, RecursionError)  # what wrong JSON raises
 
 
 class _Parameters(msgspec.Struct):
-    binary_data_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    binary_data_size: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] | None = None
     binary_data_output: bool = False
     binary_data: bool | None = None
     content_type: str = ""
@@ -55,7 +57,7 @@ class _Parametrized(msgspec.Struct):
 class _Input(_Parametrized, kw_only=True):
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[Annotated[int, msgspec.Meta(ge=-_MOST, le=_MOST)]]
     data: msgspec.Raw = msgspec.Raw()
 
 
@@ -233,6 +235,8 @@ def _outputs(request: _Request, model: ServedModel) -> list[Wanted]:
     binary = request.given.binary_data_output
     if not request.outputs:
         return [Wanted(head, 0, binary) for head in model.heads]
+    if len({each.name for each in request.outputs}) < len(request.outputs):
+        raise MalformedRequest("an output is named twice; name each once")
     wanted = []
     for name, parameters in ((each.name, each.given) for each in request.outputs):
         if parameters.shared_memory_region is not None:
@@ -250,8 +254,11 @@ def _outputs(request: _Request, model: ServedModel) -> list[Wanted]:
 
 def _photos(tensor: _Input, binary: memoryview | None, coding: str, limits: Limits) -> list[bytes]:
     """The files of the input `photos`."""
-    texts: Sequence[str | memoryview] = _texts(tensor.data) if binary is None else _split(binary)
-    if len(texts) != tensor.shape[0]:
+    count = tensor.shape[0]
+    texts: Sequence[str | memoryview] = (
+        _texts(tensor.data) if binary is None else _split(binary, count)
+    )
+    if len(texts) != count:
         raise MalformedRequest(f"photos has the shape {tensor.shape} and {len(texts)} elements")
     if coding not in ("", BASE64) or (binary is None and not coding):
         raise MalformedRequest(
@@ -259,6 +266,8 @@ def _photos(tensor: _Input, binary: memoryview | None, coding: str, limits: Limi
         )
     photos = []
     for n, text in enumerate(texts):
+        if coding and len(text) > 2 * limits.max_photo_bytes:  # a third is coding, the rest space
+            raise RequestTooLarge(f"photo {n}: {too_large(limits.max_photo_bytes)}")
         try:
             photo = _decoded(text) if coding else bytes(text)  # type: ignore[arg-type]
         except (binascii.Error, UnicodeEncodeError) as error:
@@ -282,13 +291,19 @@ def _texts(data: msgspec.Raw) -> list[str]:
 
 def _decoded(text: str | memoryview) -> bytes:
     encoded = text.encode() if isinstance(text, str) else bytes(text)
-    return binascii.a2b_base64(b"".join(encoded.split()), strict_mode=True)
+    return binascii.a2b_base64(encoded.translate(None, _SPACE), strict_mode=True)
 
 
-def _split(binary: memoryview) -> list[memoryview]:
-    """The elements of binary BYTES, each of which follows its length."""
+def _split(binary: memoryview, count: int) -> list[memoryview]:
+    """The elements of binary BYTES, each of which follows its length.
+
+    Raises:
+        MalformedRequest: they are more than `count`, or the last one is cut off.
+    """
     elements, at = list[memoryview](), 0
     while at < len(binary):
+        if len(elements) == count:
+            raise MalformedRequest(f"photos has more elements than its shape says, {count}")
         end = at + _LENGTH.size
         if end <= len(binary):
             end += _LENGTH.unpack_from(binary, at)[0]

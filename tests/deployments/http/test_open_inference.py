@@ -10,6 +10,7 @@ import struct
 import httpx
 import numpy as np
 import pytest
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.errors import DeadlinePassed, Overloaded
@@ -40,7 +41,7 @@ def answer(version="2", probabilities=(0.5, 0.2, 0.3)):
     ).encode()  # fmt: skip
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Answers each photo with what a test planned for its bytes."""
 
     def __init__(self):
@@ -57,9 +58,6 @@ class Pipeline:
             trace = Trace({"inference": 0.25}, 1, "fashion/2")
             future.set_result(Dispatched(planned, "small_photos_queue", 0.5, trace))
         return future
-
-    async def wait_for_all(self, submitted):
-        return await asyncio.gather(*submitted, return_exceptions=True)
 
 
 class Application:
@@ -144,14 +142,13 @@ async def test_binary_outputs_follow_the_json(client):
     outputs = [
         {"name": "color", "parameters": {"classification": 2, "binary_data": True}},
         {"name": "embedding", "parameters": {"binary_data": True}},
-        {"name": "color", "parameters": {"binary_data": False}},
     ]
     response = await client.post(CALL, **as_binary(b"a", outputs=outputs))
     length = int(response.headers["inference-header-content-length"])
     assert response.headers["content-type"] == "application/octet-stream"
     head, rest = json.loads(response.content[:length]), response.content[length:]
     sizes = [each.get("parameters", {}).get("binary_data_size") for each in head["outputs"]]
-    assert sizes == [len(rest) - 8, 8, None]
+    assert sizes == [len(rest) - 8, 8]
     assert head["outputs"][0]["shape"] == [1, 2]
     texts = [b"0.500000:0:Red", b"0.300000:2:Navy: dark"]
     assert rest[:-8] == b"".join(struct.pack("<I", len(text)) + text for text in texts)
@@ -185,6 +182,21 @@ async def test_a_bad_photo_fails_the_call_with_its_number_and_status(client, pho
     photos.planned[b"bad"] = UndecodablePhoto("truncated")
     response = await client.post(CALL, **as_binary(b"a", b"bad", b"c"))
     assert error(response, 422) == "photo 1: truncated"
+
+
+async def test_more_elements_than_the_shape_says_are_not_even_counted(client):
+    sent = as_binary(b"a", *[b""] * 1000)
+    sent["content"] = sent["content"].replace(b'"shape": [1001]', b'"shape": [1]   ')
+    assert "more elements than its shape says, 1" in error(await client.post(CALL, **sent), 400)
+
+
+async def test_base64_may_have_spaces_but_not_of_any_length(client, photos):
+    tensor = {"name": "photos", "datatype": "BYTES", "shape": [1],
+              "parameters": {"content_type": "base64"}}  # fmt: skip
+    for data, status in ((" Y\nQ\t=\r\n= ", 200), ("Y " * 1001, 413)):
+        response = await client.post(CALL, json={"inputs": [tensor | {"data": [data]}]})
+        assert response.status_code == status
+    assert [photo for photo, _ in photos.asked] == [b"a"]
 
 
 @pytest.mark.parametrize("send", [as_json, as_binary])
@@ -228,8 +240,11 @@ def request(**changes):
         (request(parameters={"content_type": "str"}), "photos in JSON are base64"),
         (request(parameters={"binary_data_size": 4}), "either data or a binary_data_size"),
         (request(parameters={"binary_data_size": -1}), "the JSON of the request is wrong"),
+        (request(parameters={"binary_data_size": 10**4000}), "the JSON of the request is wrong"),
+        (request(shape=[10**4000]), "the JSON of the request is wrong"),
         (request(parameters={"shared_memory_region": "r"}), "no shared memory"),
         (request() | {"outputs": [{"name": "size"}]}, "it has color, embedding"),
+        (request() | {"outputs": [{"name": "color"}] * 2}, "an output is named twice"),
         (
             request() | {"outputs": [{"name": "embedding", "parameters": {"classification": 1}}]},
             "has no classes",
@@ -326,6 +341,24 @@ async def test_a_model_that_was_swapped_answers_under_its_own_version(applicatio
     assert (await client.post(versioned.format(3), **as_json(b"a"))).status_code == 200
     response = await client.post(versioned.format(2), **as_json(b"a"))
     assert error(response, 404) == "version '2' of fashion is not in service; 3 is"
+
+
+async def test_a_call_is_read_by_the_heads_of_the_model_that_answers(application, photos):
+    client = application.client
+    await client.post(CALL, **as_json(b"a"))  # this ingress knows the model now
+    heads = {"size": ["S", "M", "L"]}
+    application.model = application.model | {"version": "3", "heads": heads}
+    planned = json.loads(answer("3"))
+    planned["probabilities"] = {"size": planned["probabilities"]["color"]}
+    photos.planned[b"a"] = json.dumps(planned).encode()
+    for more in ({"outputs": [{"name": "size"}]}, {}):
+        application.model["version"] += "0"
+        planned["model"]["version"] = application.model["version"]
+        photos.planned[b"a"] = json.dumps(planned).encode()
+        response = await client.post(CALL, **as_json(b"a", **more))
+        assert [each["name"] for each in response.json()["outputs"]] == ["size"]
+    refused = await client.post(CALL, **as_json(b"a", outputs=[{"name": "color"}]))
+    assert "no output 'color'" in error(refused, 400)
 
 
 async def test_a_version_that_is_swapped_during_its_call_is_no_longer_there(application, photos):
