@@ -28,6 +28,7 @@ from deployments.errors import (
 from deployments.http.bodies import FORM, FORM_OVERHEAD_BYTES, Upload, fields_of, too_large
 from deployments.http.photo_route import ENTRY
 from deployments.http.recent_photos import RecentPhotos
+from deployments.http.served_model import ServedModels
 from deployments.pipeline.dispatcher import Dispatcher
 from deployments.settings import Settings
 from deployments.telemetry.catalogue import FEEDBACK_LABELS
@@ -40,6 +41,7 @@ logger = logging.getLogger("ray.serve")
 FEEDBACK = "/v1/feedback"
 MAX_JSON_BYTES = 2**14
 _CLEAN_EVERY_S = 3600.0
+_ID_CHARACTERS = 128  # of a request id that is fit for a log (middleware.py)
 
 _Person = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
@@ -47,7 +49,7 @@ _Person = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 class _Sent(msgspec.Struct, forbid_unknown_fields=True):
     labels: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
     by: _Person
-    request_id: str | None = None
+    request_id: Annotated[str, msgspec.Meta(max_length=_ID_CHARACTERS)] | None = None
 
 
 class FeedbackRoute:
@@ -72,7 +74,8 @@ class FeedbackRoute:
     ) -> None:
         self._directory, self._writer = directory, writer
         self.recent = RecentPhotos(settings.feedback.recent_bytes)
-        self._dispatcher, self._describe, self._recorder = dispatcher, describe, recorder
+        self._dispatcher, self._recorder = dispatcher, recorder
+        self._models = ServedModels(describe, settings.deadline_s)
         self._limits, self._upload_timeout_s = settings.limits, settings.upload_timeout_s
 
     def route(self) -> Route:
@@ -85,7 +88,7 @@ class FeedbackRoute:
         sent, photo = await self._read(upload)
         entry.note_read()
         entry.photos = 1
-        _check_labels(sent.labels, (await self._describe())["heads"])
+        _check_labels(sent.labels, (await self._models.now()).heads)
         if photo is None:
             photo = self.recent.get(sent.request_id or "")
             if photo is None:
@@ -147,8 +150,9 @@ class FeedbackRoute:
             raise MalformedRequest("the form needs a photo in 'image', and JSON in 'feedback'")
         if len(fields["image"]) > self._limits.max_photo_bytes:
             raise too_large(self._limits.max_photo_bytes)
-        sent = _parse(fields["feedback"])
-        return sent, fields["image"]
+        if len(fields["feedback"]) > MAX_JSON_BYTES:
+            raise too_large(MAX_JSON_BYTES)
+        return _parse(fields["feedback"]), fields["image"]
 
 
 async def keep_removing(directory: Path, keep_days: int) -> None:

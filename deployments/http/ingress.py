@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -61,18 +61,16 @@ class Ingress(OpenInferenceService):
         self._disconnects = Disconnects()
         self._access = Access(settings.keys_path, _count_ingresses) if settings.keys_path else None
         self._loop, kept = asyncio.get_running_loop(), settings.feedback_path
-        self._background = [
-            self._loop.create_task(work, context=contextvars.Context())
-            for work in (
-                self._readiness.watch(),
-                self._disconnects.watch(),
-                self._recorder.export(self._dispatcher.set_gauges),
-                self._request_log.keep_flushing(),
-                keep_trimming(),
-                *([self._access.watch()] if self._access else []),
-                *([keep_removing(kept, settings.feedback.keep_days)] if kept else []),
-            )
-        ]
+        self._background: list[asyncio.Task[None]] = []
+        self._run_in_background(
+            self._readiness.watch(),
+            self._disconnects.watch(),
+            self._recorder.export(self._dispatcher.set_gauges),
+            self._request_log.keep_flushing(),
+            keep_trimming(),
+            *([self._access.watch()] if self._access else []),
+            *([keep_removing(kept, settings.feedback.keep_days)] if kept else []),
+        )
 
     def __serve_build_asgi_app__(self) -> Api:
         """Serve's hook for a class that builds its ASGI application itself."""
@@ -97,10 +95,17 @@ class Ingress(OpenInferenceService):
         if directory is None:
             return None
         writer = serve.get_replica_context().replica_id.unique_id
-        return FeedbackRoute(
+        route = FeedbackRoute(
             directory, writer, self._dispatcher, self._describe_model, self._settings,
             self._recorder,
         )  # fmt: skip
+        self._run_in_background(route.recent.keep_forgetting())
+        return route
+
+    def _run_in_background(self, *work: Coroutine[Any, Any, None]) -> None:
+        self._background += [
+            self._loop.create_task(each, context=contextvars.Context()) for each in work
+        ]
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks a replica for when it scales; see `autoscaling`."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from played import PlayedPipeline
 from recording import Recording
 
 from deployments.http import recent_photos
@@ -30,7 +31,7 @@ PHOTO, BROKEN = b"a photo", b"broken"
 SAID = {"labels": {"color": "Blue", "category": "Tops"}, "by": "anna"}
 
 
-class Pipeline:
+class Pipeline(PlayedPipeline):
     """Answers that every photo is a red top."""
 
     def submit(self, data, _choice, _request_id):
@@ -44,19 +45,13 @@ class Pipeline:
         future.set_result(Dispatched(result, "small_photos_queue", 0.0, Trace({}, 1, "fashion/2")))
         return future
 
-    def refusal(self, _size_bytes):
-        return None
-
-    async def wait(self, submitted):
-        return await submitted
-
 
 class Service:
     def __init__(self, directory, keys=None, writes=True):
         self.directory = directory
         settings = Settings(
             limits=Limits(max_photo_bytes=1000),
-            feedback=FeedbackSettings(directory=str(directory), recent_bytes=50),
+            feedback=FeedbackSettings(directory=str(directory), recent_bytes=1000),
         )
         self.recorder = Recording()
         log = RequestLog(RequestLogSettings(), logging.NullHandler(), self.recorder)
@@ -81,7 +76,10 @@ class Service:
         return 1
 
     async def _describe(self):
-        return {"heads": {"color": ["Red", "Blue"], "category": ["Tops", "Shirts"]}}
+        return {
+            "name": "fashion",
+            "heads": {"color": ["Red", "Blue"], "category": ["Tops", "Shirts"]},
+        }
 
     async def form(self, said=SAID, photo=PHOTO, **more):
         files = {"image": ("photo.jpg", photo), "feedback": (None, json.dumps(said)), **more}
@@ -181,14 +179,36 @@ async def test_only_a_key_that_may_write_gives_feedback(tmp_path):
 def test_recent_photos_are_bounded_by_bytes_and_by_time(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(recent_photos.time, "monotonic", lambda: now[0])
-    recent = RecentPhotos(10)
+    recent = RecentPhotos(10_000)
     for name in ("a", "b", "c"):
-        recent.remember(name, b"1234")
-    assert [recent.get(name) for name in ("a", "b", "c")] == [None, b"1234", b"1234"]
-    recent.remember("b", b"12")
-    assert recent.get("b") == b"12"
-    recent.remember("huge", b"1" * 11)
+        recent.remember(name, name.encode() * 3000)
+    assert [bool(recent.get(name)) for name in ("a", "b", "c")] == [False, True, True]
+    recent.remember("huge", b"1" * 10_001)
     assert recent.get("huge") is None
-    recent.remember("d", b"1")
+    for n in range(100):  # small ones take room too
+        recent.remember(f"small {n}", b"x")
+    assert sum(recent.get(f"small {n}") is not None for n in range(100)) < 30
     now[0] += recent_photos.REMEMBERED_S
-    assert recent.get("d") is None
+    assert recent.get("small 99") is None
+    recent.forget_old()
+    assert not recent._photos
+    assert recent._bytes == 0
+
+
+def test_a_request_id_that_two_photos_have_names_neither():
+    recent = RecentPhotos(10_000)
+    recent.remember("form-7", b"a dress")
+    recent.remember("form-7", b"a dress")
+    assert recent.get("form-7") == b"a dress"
+    recent.remember("form-7", b"another client's shoe")
+    recent.remember("form-7", b"a dress")
+    assert recent.get("form-7") is None
+
+
+async def test_feedback_in_a_form_is_as_short_as_any(service):
+    for said in (SAID | {"by": "a" * 200, "labels": {"color": "x" * 2**14}},
+                 SAID | {"request_id": "r" * 129}):  # fmt: skip
+        files = {"image": PHOTO, "feedback": (None, json.dumps(said))}
+        response = await service.client.post(FEEDBACK, files=files)
+        assert response.status_code in (400, 413)
+    assert not service.directory.exists()
