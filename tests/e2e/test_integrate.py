@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,7 +16,7 @@ from contract import CLASSIFY
 from playwright.sync_api import expect
 from programs import BLOCKS, PAGE, PROGRAMS, block, write_programs
 from scripted_server import HANG_UP, scripted
-from services import PROJECT, Running, environment
+from services import PROJECT, Running, environment, free_port
 
 from deployments.http.problems import STATUSES
 from mlc_core.feedback import read_feedback
@@ -30,7 +32,7 @@ def folder(tmp_path_factory, keyed, form_key):
     """Where a reader has saved the programs, and the key of the form in it."""
     folder = tmp_path_factory.mktemp("programs")
     write_programs(folder)
-    form = folder / "form.html"
+    form = folder / "form.php"
     for printed, own in (("http://127.0.0.1:8000", keyed.url), ("the key named form", form_key)):
         text = form.read_text()
         assert text.count(printed) == 1
@@ -46,15 +48,38 @@ def variables(keyed, key):
 
 @pytest.fixture(scope="module")
 def pages(php, pages_url, folder, variables, tmp_path_factory):
-    address = pages_url.removeprefix("http://")
-    output = tmp_path_factory.mktemp("php") / "output"
-    server = Running([php, "-S", address], output, variables, folder)
+    with served(php, pages_url, folder, variables, tmp_path_factory.mktemp("php")):
+        yield pages_url
+
+
+@contextmanager
+def served(php, url, folder, variables, sessions):
+    """PHP serves the programs, and warns of nothing."""
+    sessions_in = f"session.save_path={sessions}"
+    command = [php, "-d", sessions_in, "-S", url.removeprefix("http://")]
+    server = Running(command, sessions / "output", variables, folder)
     server.wait_for("Development Server")
-    yield pages_url
+    yield
     server.press_ctrl_c()
     server.wait()
-    assert "PHP Warning" not in server.output
+    warnings = re.findall(r"PHP Warning: +(.*)", server.output)
+    # PHP itself warns of a body over post_max_size.
+    assert [each for each in warnings if not each.startswith("POST Content-Length of")] == []
     assert "PHP Notice" not in server.output
+
+
+@contextmanager
+def logged_in(pages):
+    """A client of the pages, and the token of its form."""
+    with httpx.Client(base_url=pages, timeout=30, trust_env=False, follow_redirects=True) as client:
+        (token,) = re.findall(r'name="csrf" value="(\w+)"', client.get("/login.php").text)
+        yield client, token
+
+
+def save(pages, **fields):
+    with logged_in(pages) as (client, token):
+        files = {"photo": ("a.jpg", SHIRT.read_bytes())}
+        return client.post("/save.php", data={"csrf": token} | fields, files=files)
 
 
 @pytest.fixture
@@ -70,7 +95,7 @@ def form(browser, pages):
     page = context.new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{pages}/form.html")
+    page.goto(f"{pages}/login.php")
     yield page
     context.close()
     assert faults == []
@@ -88,10 +113,10 @@ def field(page, head):
 
 def test_every_program_of_the_page_is_here():
     assert sorted(PROGRAMS) == [
-        "classify.py", "form.html", "mlc.php", "mlc.py", "nightly.sh", "rows.py", "save.php",
-        "search.php", "typed.py",
+        "classify.py", "form.php", "login.php", "mlc.php", "mlc.py", "nightly.sh", "rows.py",
+        "save.php", "search.php", "typed.py",
     ]  # fmt: skip
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert PAGE.count("```") == 2 * (len(PROGRAMS) + len(BLOCKS) + 1)  # and the crontab
 
 
@@ -99,6 +124,13 @@ def test_the_table_says_what_to_do_with_every_status():
     rows = re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE)
     named = {int(status) for row in rows for status in row.split(", ")}
     assert named >= {status for status, _ in STATUSES.values()} - {499} | {200, 201, 405, 500}
+
+
+def test_the_page_its_curl_line_and_the_readme_agree_on_what_is_not_sent_again():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| 500 \|.*\| do not retry", PAGE, re.MULTILINE)
+    assert re.search(r"^\| 500 \|.*\| do not retry", readme, re.MULTILINE)
+    assert "--retry" not in block("curl")
 
 
 def test_the_service_of_the_page_is_set_up_as_printed(tmp_path, variables):
@@ -200,6 +232,12 @@ def test_the_form_asks_for_another_photo(form):
     expect(form.locator("output")).to_contain_text("Please choose another photo: the bytes are not")
 
 
+def test_the_form_lets_a_person_work_after_an_answer_that_broke_off(form):
+    form.route("**/v1/classify*", lambda route: route.fulfill(status=200, body='{"labels": {'))
+    form.set_input_files("input[type=file]", SHIRT)
+    expect(form.locator("output")).to_contain_text("There are no suggestions now")
+
+
 def test_the_form_tries_again_and_lets_a_person_work_without_suggestions(form):
     refusals, left = [], 1
 
@@ -223,36 +261,57 @@ def test_the_form_tries_again_and_lets_a_person_work_without_suggestions(form):
 
 
 def test_a_correction_of_a_request_that_is_forgotten_goes_with_its_photo(pages, feedback):
-    fields = {"request_id": "never-was", "color": "Pink", "category": ""}
     before = len(read_feedback(feedback))
-    saved = httpx.post(
-        f"{pages}/save.php", data=fields, files={"photo": ("a.jpg", SHIRT.read_bytes())},
-        timeout=30, trust_env=False,
-    )  # fmt: skip
+    saved = save(pages, request_id="never-was", color="Pink", category="")
     assert saved.text == "Saved. Corrected: color"
     *_, last = read_feedback(feedback)
     assert len(read_feedback(feedback)) == before + 1
     assert last.labels == {"color": "Pink"}
+    assert last.by == "editor-7"
 
 
 def test_a_product_is_saved_though_its_words_are_none_of_the_model(pages, feedback):
     before = len(read_feedback(feedback))
-    saved = httpx.post(
-        f"{pages}/save.php", data={"color": "Puce"},
-        files={"photo": ("a.jpg", SHIRT.read_bytes())}, timeout=30, trust_env=False,
-    )  # fmt: skip
-    assert saved.text == "Saved."
+    assert save(pages, color="Puce").text == "Saved."
     assert len(read_feedback(feedback)) == before
 
 
-def search(pages, photo, below=""):
+@pytest.mark.parametrize("fields", [{"request_id": "any"}, {}])
+def test_a_save_does_not_wait_for_a_service_that_is_busy(php, folder, variables, tmp_path, fields):
+    url = f"http://127.0.0.1:{free_port()}"
+    with (
+        scripted([503], retry_after="1") as script,
+        served(php, url, folder, variables | {"MLC_URL": script.url}, tmp_path),
+    ):
+        began = time.monotonic()
+        assert save(url, color="Pink", **fields).text == "Saved."
+        assert script.bodies
+        assert time.monotonic() - began < 10
+
+
+def test_only_the_form_of_a_person_who_is_logged_in_is_saved(pages, feedback):
+    before = len(read_feedback(feedback))
+    files = {"photo": ("a.jpg", SHIRT.read_bytes())}
+    for page in ("form.php", "save.php"):
+        refused = httpx.post(
+            f"{pages}/{page}", data={"color": "Pink"}, files=files, trust_env=False
+        )
+        assert (refused.status_code, refused.text) == (403, "Please log in first.")
+    with logged_in(pages) as (client, token):
+        for sent in ({}, {"csrf": ""}, {"csrf": token[:-1]}, {"csrf[]": token}):
+            refused = client.post("/save.php", data={"color": "Pink"} | sent, files=files)
+            assert (refused.status_code, refused.text) == (403, "Please open the form again.")
+    assert len(read_feedback(feedback)) == before
+
+
+def search(pages, photo, at_most=""):
     return httpx.post(
-        f"{pages}/search.php", data={"below": below}, files={"photo": ("a.jpg", photo)},
+        f"{pages}/search.php", data={"at_most": at_most}, files={"photo": ("a.jpg", photo)},
         timeout=30, trust_env=False,
     ).text  # fmt: skip
 
 
-def test_a_shopper_finds_products_in_stock_below_a_price(pages, shop):
+def test_a_shopper_finds_products_in_stock_up_to_a_price(pages, shop):
     with (shop / "products.csv").open(encoding="utf-8") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     in_stock = {name: row for name, row in rows.items() if row["in_stock"] == "true"}
@@ -262,11 +321,34 @@ def test_a_shopper_finds_products_in_stock_below_a_price(pages, shop):
     assert len(found) == 8
     assert found[0] == first
     assert set(found) <= set(in_stock)
-    cheap = re.findall(r"id=(P\d+)", search(pages, photo, "30"))
-    assert cheap
-    assert all(float(in_stock[name]["price"]) < 30 for name in cheap)
+    for at_most in ("30", "30,00", " 30.0 "):
+        cheap = re.findall(r"id=(P\d+)", search(pages, photo, at_most))
+        assert cheap
+        assert all(float(in_stock[name]["price"]) <= 30 for name in cheap)
+    price = in_stock[first]["price"]
+    assert re.findall(r"id=(P\d+)", search(pages, photo, price.replace(".", ",")))[0] == first
     assert "Nothing like this" in search(pages, photo, "0.01")
     assert "Please choose another photo" in search(pages, b"a dress")
+    for wrong in ("cheap", "1,299", "-1"):
+        assert "Please give the price as a number" in search(pages, photo, wrong)
+
+
+def test_odd_uploads_are_answered_with_a_text(pages, feedback):
+    before = len(read_feedback(feedback))
+    photo = ("a.jpg", SHIRT.read_bytes())
+    with logged_in(pages) as (client, token):
+        fields = {"csrf": token, "color": "Pink"}
+        several = client.post("/save.php", data=fields, files={"photo[]": photo})
+        assert several.text == "Saved."
+        too_large = {"photo": ("a.jpg", bytes(9 * 2**20))}
+        lost = client.post("/save.php", data=fields, files=too_large)
+        assert (lost.status_code, lost.text) == (
+            400,
+            "Nothing arrived: the photo may be too large.",
+        )
+        for files in ({"photo[]": photo}, too_large):
+            assert "The photo did not arrive" in client.post("/search.php", files=files).text
+    assert len(read_feedback(feedback)) == before
 
 
 def test_the_nightly_run_writes_a_table_and_does_nothing_twice(folder, variables, shop, tmp_path):

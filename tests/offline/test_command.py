@@ -1,11 +1,16 @@
 """Claims about the options of `mlc catalog`, without Ray."""
 
+import importlib.util
 import os
 import sys
 
 import pytest
 
 from mlc_core.cli import main
+
+needs_pandas = pytest.mark.skipif(
+    importlib.util.find_spec("pandas") is None, reason="needs pandas; make test-catalog has it"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +37,14 @@ def test_options_out_of_range_are_refused(options, why, capsys):
     assert why in capsys.readouterr().err
 
 
+@needs_pandas
 def test_a_source_without_photos_is_refused_before_ray_starts(tmp_path, capsys):
     assert main(["catalog", str(tmp_path), str(tmp_path / "out")]) == 1
     assert "no photos and no table" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
+@needs_pandas
 def test_a_precision_that_the_model_can_not_promise_is_refused(
     unpromising_model, drawn_photos, tmp_path, capsys
 ):
