@@ -1,6 +1,7 @@
 """Claims about the directory of feedback."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 
 import pytest
@@ -54,8 +55,18 @@ def test_a_line_that_a_crash_cut_off_is_skipped_and_reported(tmp_path):
 
 def test_photos_are_for_their_owner_alone(tmp_path):
     give(tmp_path)
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    for each in tmp_path.rglob("*"):
+        assert each.stat().st_mode & 0o777 == (0o700 if each.is_dir() else 0o600)
+
+
+def test_one_photo_is_stored_by_many_at_the_same_time(tmp_path):
+    photo = as_file(draw_garment("Tshirts", "Red"))
+    for round_ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            directories = [tmp_path / str(round_)] * 8
+            said = list(pool.map(lambda directory: give(directory, photo), directories))
+        found = read_feedback(tmp_path / str(round_))
+        assert sorted(found, key=str) == sorted(said, key=str)
 
 
 def test_days_are_removed_when_they_are_older_than_asked(tmp_path):
