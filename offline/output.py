@@ -28,13 +28,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
+from mlc_core.durable import UNFINISHED, replacing, sync
 from mlc_core.errors import MlcError
 from offline.rows import Failure, Format, count_rows, failures_as_lines
 
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
 _ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
-
+_MODE = 0o666  # of files, less what the umask takes
 
 _ONE_IS_NAMED = Lock()  # of the photos that threads decode; another one is not to blame
 
@@ -106,7 +107,8 @@ class Output:
             OutputError: it holds something else, or another run.
         """
         self._path.mkdir(parents=True, exist_ok=True)
-        strange = sorted({each.name for each in self._path.iterdir()} - {_LOCK, _new(_RUN)})
+        names = {each.name for each in self._path.iterdir()}
+        strange = sorted(name for name in names - {_LOCK} if not name.endswith(UNFINISHED))
         begun = self._path / _RUN
         if strange and not begun.exists():
             raise OutputError(
@@ -119,6 +121,8 @@ class Output:
                 raise OutputError(
                     f"another run writes to {self._path}; wait for its end, or stop it"
                 ) from error
+            for left in self._path.glob(f"*{UNFINISHED}"):
+                left.unlink()
             if begun.exists():
                 self._compare(json.loads(begun.read_text()))
             else:
@@ -187,7 +191,7 @@ class Output:
         """
         (self._path / _LABELS).mkdir(exist_ok=True)
         labelled = failed = 0
-        with _replacing(self._path / _FAILED) as report:
+        with replacing(self._path / _FAILED, _MODE) as report:
             for failure in rejected:
                 report.write(failures_as_lines([failure]))
                 failed += 1
@@ -202,7 +206,7 @@ class Output:
                 report.write(failures)
                 labelled += rows
                 failed += size - rows
-        _sync(self._path / _LABELS)
+        sync(self._path / _LABELS)
         counts = Counts(labelled, failed)
         _write(self._path / _SUCCESS, _as_json(counts._asdict() | self._run))
         shutil.rmtree(self._path / _PARTS)
@@ -223,7 +227,7 @@ class Output:
         written, stays = self._labels(number)
         if written.exists():
             written.rename(stays)
-        _sync(stays)
+        sync(stays)
         return stays
 
     def _compare(self, begun: Mapping[str, Any]) -> None:
@@ -242,31 +246,6 @@ def _as_json(fields: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(fields, indent=1)}\n".encode()
 
 
-def _new(name: str) -> str:
-    return f"{name}.new"
-
-
 def _write(file: Path, contents: bytes) -> None:
-    with _replacing(file) as target:
+    with replacing(file, _MODE) as target:
         target.write(contents)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Any]:
-    """Yield a file that gets this name when it is complete and on the disk."""
-    new = file.with_name(_new(file.name))
-    with new.open("wb") as target:
-        yield target
-        target.flush()
-        os.fsync(target.fileno())
-    new.rename(file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -143,6 +143,14 @@ def test_a_directory_with_other_files_is_refused(out):
         output(out).claimed().__enter__()
 
 
+def test_a_kill_before_a_file_is_complete_leaves_nothing(out):
+    for name in ("run.json", "failed.jsonl"):
+        out.mkdir(exist_ok=True)
+        (out / f".{name}-0123.new").write_bytes(b"{")
+        with output(out).claimed():
+            assert files(out) == {"run.json", "run.lock"}
+
+
 def test_two_runs_at_the_same_time_are_refused(out):
     with output(out).claimed(), pytest.raises(OutputError, match="another run writes"):
         output(out).claimed().__enter__()
