@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mlc_core.errors import DataSetError
 
 TABLE = "styles.csv"
+MAX_PHOTO_BYTES = 10 * 2**20  # where others name the photos: clients, and the table of a catalogue
 _NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
 _UNPACK = "unpack the zip with the program that made it, and name the directory"
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of a file in a zip
