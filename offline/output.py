@@ -35,9 +35,11 @@ from offline.rows import Failure, Format, count_rows, failures_as_lines
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
 _ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
+_TOO_MANY = 30  # attempts that end with no photo to blame; a photo of another part may end some
+_ENDS = "reading or decoding it ends the process, as a lack of memory does"
 _MODE = 0o666  # of files, less what the umask takes
 
-_ONE_IS_NAMED = Lock()  # of the photos that threads decode; another one is not to blame
+_ONE_IS_NAMED = Lock()  # of the photos that threads read or decode; another one is not to blame
 
 Decoded = TypeVar("Decoded")
 
@@ -54,25 +56,33 @@ class Counts(NamedTuple):
 
 
 class Attempt:
-    """An attempt at a part. It finds the photo that ends each process that decodes it.
+    """An attempt at a part. It finds the photo that ends each process that reads or decodes it.
 
     Each attempt leaves a file if its process ends. From the third one on, that file names the photo
-    that is being decoded. One that two attempts have ended with is not decoded again.
+    that is being read or decoded. One that two attempts have ended with is skipped. If a part's
+    processes end again and again with no photo to blame, all of it is skipped.
+
+    Attributes:
+        skipped: why no process shall read or decode a photo, by its place in the part.
+        is_careful: whether photos have to be read one after the other, in `guard`.
     """
 
-    def __init__(self, directory: Path, number: int) -> None:
+    def __init__(self, directory: Path, number: int, size: int) -> None:
         before = list(directory.glob(f"attempt-{number:05}-*"))
         ended_with = Counter(file.read_text().strip() for file in before)
-        self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
-        self._is_careful = len(before) >= _ENOUGH
+        unnamed = ended_with.pop("", 0)
+        if unnamed >= _TOO_MANY:
+            self.skipped = dict.fromkeys(range(size), f"{unnamed} processes ended in its part")
+        else:
+            ends = (int(at) for at, count in ended_with.items() if count >= _ENOUGH)
+            self.skipped = dict.fromkeys(ends, _ENDS)
+        self.is_careful = len(before) >= _ENOUGH
         self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
         self._mark = self._file.open("wb", buffering=0)
 
-    def decode(self, at: int, decode: Callable[[], Decoded]) -> Decoded | None:
-        """Decode a photo of the part; None if it ends the process."""
-        if f"{at:09}" in self._ends:
-            return None
-        if not self._is_careful:
+    def guard(self, at: int, decode: Callable[[], Decoded]) -> Decoded:
+        """Read and decode a photo of the part; if that ends the process, the photo is known."""
+        if not self.is_careful:
             return decode()
         with _ONE_IS_NAMED:
             os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
@@ -162,9 +172,9 @@ class Output:
         except (OSError, ValueError):  # the latter from pyarrow
             return False
 
-    def attempt(self, number: int) -> Attempt:
-        """Begin a part, and learn which photos ended the processes that tried it before."""
-        return Attempt(self._path / _PARTS, number)
+    def attempt(self, number: int, size: int) -> Attempt:
+        """Begin a part of some photos, and learn which ended the processes that tried before."""
+        return Attempt(self._path / _PARTS, number, size)
 
     def commit(self, number: int, labels: bytes, failures: Sequence[Failure]) -> None:
         """Write a part, all of it or nothing. Does nothing if it is there."""

@@ -36,14 +36,19 @@ class Photos:
         self._threads = self._open.enter_context(ThreadPoolExecutor(_URLS_AHEAD))
         self._web = Web(_URLS_AHEAD)
 
-    def read(self, names: Sequence[str]) -> Iterator[Contents]:
+    def read(self, names: Sequence[str], *, ahead: bool = True) -> Iterator[Contents]:
         """The contents of each photo in order, or why it can't be read.
 
         While one is decoded, threads read the next. What waits is bounded: 4 units of files, each
         of less than a MiB and one photo, or 32 photos of the web, of which no more than a MiB is in
         memory.
+
+        Args:
+            ahead: whether a file may be read before it is its turn. URLs are fetched ahead anyway.
         """
-        return self._one_by_one(names) if any(map(is_url, names)) else self._units(names)
+        if not ahead or any(map(is_url, names)):
+            return self._one_by_one(names)
+        return self._units(names)
 
     def close(self) -> None:
         self._open.close()

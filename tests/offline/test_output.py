@@ -156,28 +156,42 @@ def test_two_runs_at_the_same_time_are_refused(out):
         output(out).claimed().__enter__()
 
 
-def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
+def test_a_photo_that_ends_its_process_twice_is_skipped(out):
     run = output(out)
     with run.claimed():
         run.present([])
         for _ in range(4):
-            attempt = run.attempt(4)
-            assert [attempt.decode(at, lambda: "image") for at in range(5)] == ["image"] * 5
+            attempt = run.attempt(4, 10)
+            assert attempt.skipped == {}
+            assert [attempt.guard(at, lambda: "image") for at in range(5)] == ["image"] * 5
             with pytest.raises(Ended):
-                attempt.decode(5, end)
+                attempt.guard(5, end)
             attempt.abandon()
-        attempt = run.attempt(4)
-        found = [attempt.decode(at, lambda: "image") for at in (4, 5, 6)]
-        assert found == ["image", None, "image"]
-        other = run.attempt(40)
-        assert other.decode(5, lambda: "image") == "image"
+        attempt, other = run.attempt(4, 10), run.attempt(40, 10)
+        assert list(attempt.skipped) == [5]
+        assert "ends the process" in attempt.skipped[5]
+        assert other.skipped == {}
         attempt.abandon()
         other.abandon()
+
+
+def test_a_part_whose_processes_end_with_no_photo_to_blame_is_given_up(out):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        for _ in range(30):
+            attempt = run.attempt(4, 3)
+            assert attempt.skipped == {}
+            attempt.guard(0, lambda: "image")
+            attempt.abandon()
+        attempt = run.attempt(4, 3)
+        assert attempt.skipped == dict.fromkeys(range(3), "30 processes ended in its part")
+        attempt.abandon()
 
 
 def test_an_attempt_that_is_complete_leaves_nothing(out):
     run = output(out)
     with run.claimed():
         run.present([])
-        run.attempt(4).complete()
+        run.attempt(4, 1).complete()
         assert list((out / "parts").iterdir()) == []

@@ -32,6 +32,14 @@ def test_files_come_in_order_and_a_missing_one_is_a_fault_of_its_own(photos, tmp
     assert found[50].reason == "no photo"
 
 
+def test_a_file_is_read_when_it_is_its_turn_if_asked(photos, tmp_path):
+    (tmp_path / "a.jpg").write_text("a")
+    found = photos.read(["a.jpg", "b.jpg"], ahead=False)
+    assert next(found) == b"a"
+    (tmp_path / "b.jpg").write_text("b")
+    assert next(found) == b"b"
+
+
 def test_a_file_over_the_limit_is_not_read(photos, tmp_path):
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(MAX_PHOTO_BYTES + 1)
