@@ -101,7 +101,7 @@ def test_two_kills_at_random_moments_lose_and_double_nothing(table, tmp_path, un
     out = tmp_path / "out"
     done = 0
     for victim in ("driver", "group"):
-        run = Run(table, out)
+        run = Run(table, out, "--workers", "2")
         moment = done + random.randint(1, 15)
         wait_until(lambda: run.parts() >= moment or not run.is_running(), "parts", 60)  # noqa: B023
         time.sleep(random.uniform(0, 0.05))
@@ -118,7 +118,7 @@ def test_two_kills_at_random_moments_lose_and_double_nothing(table, tmp_path, un
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(table, tmp_path, undisturbed):
-    run = Run(table, tmp_path / "out")
+    run = Run(table, tmp_path / "out", "--workers", "2")
     wait_until(lambda: run.parts() >= 3 or not run.is_running(), "parts", 60)
     workers = [
         each
