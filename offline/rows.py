@@ -113,7 +113,8 @@ class Columns:
 
     def contents(self) -> bytes:
         sink = pa.BufferOutputStream()
-        parquet.write_table(pa.Table.from_batches(self._batches, self._schema), sink)
+        table = pa.Table.from_batches(self._batches, self._schema)
+        parquet.write_table(table, sink, write_page_checksum=True)
         return bytes(sink.getvalue())
 
 
@@ -136,8 +137,13 @@ def failures_as_lines(failures: Iterable[Failure]) -> bytes:
 
 
 def count_rows(file: Path) -> int:
-    """The rows of a file that a run has written."""
+    """The rows of a file that a run has written.
+
+    Raises:
+        OSError, ValueError: it can't be read, or its contents are not those that were written.
+    """
     if file.suffix == ".parquet":
-        return int(parquet.read_metadata(file).num_rows)
+        with parquet.ParquetFile(file, page_checksum_verification=True) as table:
+            return sum(len(batch) for batch in table.iter_batches())
     with file.open("rb") as lines:
         return sum(piece.count(b"\n") for piece in iter(lambda: lines.read(1 << 20), b""))

@@ -60,6 +60,17 @@ def test_parquet_has_the_same_labels_in_columns(answered, tmp_path):
     assert count_rows(file) == 2
 
 
+def test_parquet_that_the_disk_lost_a_page_of_is_not_counted(answered, tmp_path):
+    rows = Columns(answered[0], has_embeddings=True)
+    rows.add(PHOTOS, *answered[1:])
+    contents = rows.contents()
+    at = contents.index(answered[2].tobytes()[:64])
+    file = tmp_path / "labels.parquet"
+    file.write_bytes(contents[:at] + bytes(64) + contents[at + 64 :])
+    with pytest.raises(OSError, match="CRC"):
+        count_rows(file)
+
+
 def test_a_part_without_labels_is_a_file_without_rows(answered):
     rows = Columns(answered[0], has_embeddings=False)
     assert parquet.read_table(io.BytesIO(rows.contents())).num_rows == 0
