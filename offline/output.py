@@ -134,7 +134,7 @@ class Output:
             for left in self._path.glob(f"*{UNFINISHED}"):
                 left.unlink()
             if begun.exists():
-                self._compare(json.loads(begun.read_text()))
+                self._compare(_read(begun))
             else:
                 _write(begun, _as_json(self._run))
             yield
@@ -145,7 +145,7 @@ class Output:
         if not success.exists():
             return None
         shutil.rmtree(self._path / _PARTS, ignore_errors=True)
-        found = json.loads(success.read_text())
+        found = _read(success)
         return Counts(found["labelled"], found["failed"])
 
     def present(self, sizes: Sequence[int]) -> set[int]:
@@ -219,7 +219,7 @@ class Output:
         sync(self._path / _LABELS)
         counts = Counts(labelled, failed)
         _write(self._path / _SUCCESS, _as_json(counts._asdict() | self._run))
-        shutil.rmtree(self._path / _PARTS)
+        shutil.rmtree(self._path / _PARTS, ignore_errors=True)
         return counts
 
     def _part(self, number: int) -> Path:
@@ -250,6 +250,16 @@ class Output:
                 f"{self._path} belongs to another run ({what}); name another directory, or the "
                 "source, model and options of that run"
             )
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(file.read_bytes())
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise OutputError(f"{file} is damaged; name another directory, or remove this one")
+    return fields
 
 
 def _as_json(fields: Mapping[str, Any]) -> bytes:

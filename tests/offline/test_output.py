@@ -151,6 +151,38 @@ def test_a_kill_before_a_file_is_complete_leaves_nothing(out):
             assert files(out) == {"run.json", "run.lock"}
 
 
+@pytest.mark.parametrize("contents", [b"", b'{"model":', b"\0\0\0", b"[]"])
+def test_a_damaged_description_of_the_run_is_refused(out, contents):
+    with output(out).claimed():
+        pass
+    (out / "run.json").write_bytes(contents)
+    with pytest.raises(OutputError, match=r"run\.json is damaged; name another directory"):
+        output(out).claimed().__enter__()
+
+
+def test_damaged_counts_are_refused(out):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        run.finish([], [])
+        (out / "_SUCCESS").write_bytes(b"{")
+        with pytest.raises(OutputError, match="_SUCCESS is damaged"):
+            run.finished()
+
+
+def test_parts_that_cant_be_removed_do_not_fail_a_run_that_is_complete(out, monkeypatch):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        monkeypatch.setattr("os.rmdir", refuse)
+        assert run.finish([], []) == Counts(0, 0)
+        assert run.finished() == Counts(0, 0)
+
+
+def refuse(*_, **__):
+    raise PermissionError("another user owns it")
+
+
 def test_two_runs_at_the_same_time_are_refused(out):
     with output(out).claimed(), pytest.raises(OutputError, match="another run writes"):
         output(out).claimed().__enter__()
