@@ -267,18 +267,3 @@ def test_a_shopper_finds_products_in_stock_below_a_price(pages, shop):
     assert all(float(in_stock[name]["price"]) < 30 for name in cheap)
     assert "Nothing like this" in search(pages, photo, "0.01")
     assert "Please choose another photo" in search(pages, b"a dress")
-
-
-def test_the_nightly_run_writes_a_table_and_does_nothing_twice(folder, variables, shop, tmp_path):
-    pytest.importorskip("pandas", reason="mlc catalog needs it")
-    out = tmp_path / "labels"
-    command = ["bash", "nightly.sh", str(shop / "products.csv"), str(out)]
-    run(command, folder, variables)
-    with (tmp_path / "labels.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", *HEADS]
-    assert {row["id"] for row in rows} == {f"P{n:05}" for n in range(150)}
-    assert {"Tshirts", "Handbags"} <= {row["category"] for row in rows}
-    written = (out / "_SUCCESS").stat().st_mtime_ns
-    run(command, folder, variables)
-    assert (out / "_SUCCESS").stat().st_mtime_ns == written
