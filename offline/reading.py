@@ -15,7 +15,7 @@ from offline.fetching import Web
 
 # Files that a thread reads in one go, fewer if they are large. Where reading is fast, one unit
 # ahead is enough: with three units of 16, reading and decoding took twice the CPU.
-_UNIT, _UNIT_BYTES, _MOST_AHEAD = 64, 2**20, 3
+_UNIT, _UNIT_BYTES, _MOST_AHEAD = 64, 2**20, 2
 _URLS_AHEAD = 32
 
 Contents = bytes | Unreadable
@@ -39,7 +39,7 @@ class Photos:
     def read(self, names: Sequence[str], *, ahead: bool = True) -> Iterator[Contents]:
         """The contents of each photo in order, or why it can't be read.
 
-        While one is decoded, threads read the next. What waits is bounded: 4 units of files, each
+        While one is decoded, threads read the next. What waits is bounded: 3 units of files, each
         of less than a MiB and one photo, or 32 photos of the web, of which no more than a MiB is in
         memory.
 
