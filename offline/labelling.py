@@ -24,7 +24,7 @@ from mlc_core.spec import EMBEDDING
 from offline.manifest import ID, PART, PHOTO
 from offline.output import Output
 from offline.reading import Contents, Photos
-from offline.rows import Columns, Failure, Format, JsonLines, Photo, Rows
+from offline.rows import Columns, Failure, Format, JsonLines, Labelled, Photo
 
 _BATCH = 256
 
@@ -101,16 +101,16 @@ class Labelling:
             waiting.append(photo)
             images.append(image)
             if len(images) == _BATCH:
-                self._label(waiting, images, rows)
+                rows.add(self._label(waiting, images))
                 waiting, images = [], []
         if images:
-            self._label(waiting, images, rows)
+            rows.add(self._label(waiting, images))
         self._work.output.commit(number, rows.contents(), failures)
         attempt.complete()
         done = Part(len(photos), len(failures), began, time.time())
         return pa.Table.from_pylist([done._asdict()])
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> JsonLines | Columns:
         if self._work.file_format == "jsonl":
             return JsonLines()
         return Columns(self._spec, has_embeddings=self._work.choice.embedding)
@@ -127,10 +127,10 @@ class Labelling:
         except MemoryError:
             return "decoding it takes more memory than there is"
 
-    def _label(self, photos: list[Photo], images: list[NDArray[np.uint8]], rows: Rows) -> None:
+    def _label(self, photos: list[Photo], images: list[NDArray[np.uint8]]) -> Labelled:
         batch = np.stack(images)  # (N, height_px, width_px, 3)
         outputs = self._engine.infer(batch)
         choices = [self._work.choice] * len(photos)
         answers = self._labeller.answers(outputs, choices, images=batch)
         vectors = outputs[EMBEDDING] if self._work.choice.embedding else None
-        rows.add(photos, answers, vectors)
+        return Labelled(photos, answers, vectors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,23 +37,17 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Rows(Protocol):
-    """The rows of one part, in memory."""
+class Labelled(NamedTuple):
+    """Photos with what the service answers.
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,
-    ) -> None:
-        """Add photos with the JSON that the service answers, and with embeddings if they go in.
+    Attributes:
+        answers: JSON.
+        vectors: the embeddings, (N, dimensions), if they go in.
+    """
 
-        Args:
-            vectors: (N, dimensions).
-        """
-        ...
-
-    def contents(self) -> bytes: ...
+    photos: Sequence[Photo]
+    answers: Sequence[bytes]
+    vectors: NDArray[np.float32] | None
 
 
 class JsonLines:
@@ -62,13 +56,8 @@ class JsonLines:
     def __init__(self) -> None:
         self._lines: list[bytes] = []
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,  # noqa: ARG002  (they are in the answers)
-    ) -> None:
-        for photo, answer in zip(photos, answers, strict=True):
+    def add(self, labelled: Labelled) -> None:
+        for photo, answer in zip(labelled.photos, labelled.answers, strict=True):
             named = json.dumps(photo._asdict(), ensure_ascii=False)
             self._lines.append(b"%s,%s\n" % (named[:-1].encode(), answer[1:]))
 
@@ -95,12 +84,8 @@ class Columns:
         self._schema = pa.schema(fields, metadata)
         self._batches: list[pa.RecordBatch] = []
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,
-    ) -> None:
+    def add(self, labelled: Labelled) -> None:
+        photos, answers, vectors = labelled
         rows = [_flat(photo, answer) for photo, answer in zip(photos, answers, strict=True)]
         names = self._schema.names if vectors is None else self._schema.names[:-1]
         arrays = [
