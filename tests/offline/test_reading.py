@@ -32,6 +32,14 @@ def test_files_come_in_order_and_a_missing_one_is_a_fault_of_its_own(photos, tmp
     assert found[50].reason == "no photo"
 
 
+def test_a_name_may_lead_out_of_the_root_as_the_docs_warn(tmp_path):
+    (tmp_path / "outside.jpg").write_bytes(b"photo")
+    (tmp_path / "root").mkdir()
+    opened = Photos(tmp_path / "root")
+    assert list(opened.read(["../outside.jpg", f"{tmp_path}/outside.jpg"])) == [b"photo"] * 2
+    opened.close()
+
+
 def test_a_file_is_read_when_it_is_its_turn_if_asked(photos, tmp_path):
     (tmp_path / "a.jpg").write_text("a")
     found = photos.read(["a.jpg", "b.jpg"], ahead=False)
@@ -111,7 +119,7 @@ def test_a_slow_server_is_given_up_in_time(photos, monkeypatch, start):
     with dripping(start) as url:
         (found,) = photos.read([f"{url}/a.jpg"])
     assert str(found) == "not complete within 0.3 s"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_the_body_of_a_redirect_is_not_waited_for(photos):
@@ -120,7 +128,7 @@ def test_the_body_of_a_redirect_is_not_waited_for(photos):
         with dripping(head + b"\r\n") as slow:
             began = time.monotonic()
             assert list(photos.read([f"{slow}/a.jpg"])) == [b"photo"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 @contextmanager
