@@ -40,7 +40,7 @@ test: .venv/dev
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
-# Catalogue runs that are killed, in an environment with pandas.
+# Catalogue runs that are killed, a nightly run, and their bench in small, in an environment with pandas.
 test-catalog: .catalog/ready
 	.catalog/bin/python -m pytest tests/offline
 

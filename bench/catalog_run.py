@@ -84,15 +84,18 @@ def main() -> int:
 
 
 def _drawn(source: Path, count: int, cores: int) -> list[Path]:
-    """The drawn photos, those of the run before if they are all there."""
-    files = [source / f"{n // _FOLDER:03}" / f"{n:06}.jpg" for n in range(count)]
-    if not files[-1].exists():
+    """The drawn photos, those of the run before if it drew them all."""
+    names = [f"{n // _FOLDER:03}/{n:06}.jpg" for n in range(count)]
+    if not source.exists():
         say(f"drawing {count:,} photos in {source} …")
+        new = source.with_name(f"{source.name}.new")
+        files = [new / name for name in names]
         for folder in {file.parent for file in files}:
             folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
             list(pool.map(_draw, files, range(count), chunksize=_FOLDER))
-    return files
+        new.rename(source)
+    return [source / name for name in names]
 
 
 def _draw(file: Path, number: int) -> None:

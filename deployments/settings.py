@@ -23,6 +23,7 @@ from pydantic import (
 from mlc_core.engines.engine import EngineName, Precision
 from mlc_core.errors import ProfileError
 from mlc_core.profiles import Profile, read_profile
+from mlc_core.sources.files import MAX_PHOTO_BYTES
 from mlc_core.spec import Spec
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,7 @@ class _Strict(BaseModel):
 class Limits(_Strict):
     """The most that one request may carry."""
 
-    max_photo_bytes: PositiveInt = Field(default=10 * 2**20, description="bytes of one photo")
+    max_photo_bytes: PositiveInt = Field(default=MAX_PHOTO_BYTES, description="bytes of one photo")
     max_photo_pixels: PositiveInt = Field(
         default=50_000_000, description="pixels of one photo, width × height"
     )

@@ -86,7 +86,7 @@ def _classify(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--profile", type=Path, metavar="FILE", help="a merchant's own words for the classes"
     )
-    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
+    served_precision_option(command)
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -180,7 +180,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         help="where report.md, its pictures and metrics.json go, default "
         f"{PROJECT}/runs/NAME-VERSION",
     )
-    precision_option(command, "float32")
+    _precision_option(command, "float32")
 
 
 def _quantize(command: argparse.ArgumentParser) -> None:
@@ -229,16 +229,10 @@ _INDEX = "the catalogue: a directory, or the URL of a PostgreSQL database"
 
 
 def _index(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        type=Path,
-        help="directory or zip of photos, with a table or without, or a table: CSV, TSV or Parquet "
-        "with a column id, one named path, photo, image or file, and attributes",
-    )
+    source_argument(command, "its other columns are attributes")
     command.add_argument("index", metavar="INDEX", help=_INDEX)
     model_option(command)
-    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
+    served_precision_option(command)
 
 
 def _similar(command: argparse.ArgumentParser) -> None:
@@ -254,7 +248,7 @@ def _similar(command: argparse.ArgumentParser) -> None:
     command.add_argument("-k", type=whole(1, 100), default=10, help="products, default %(default)s")
     command.add_argument("--json", action="store_true", help="print one line of JSON per photo")
     model_option(command)
-    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
+    served_precision_option(command)
 
 
 def _feedback(command: argparse.ArgumentParser) -> None:
@@ -283,9 +277,28 @@ def model_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
 
 
-def precision_option(command: argparse.ArgumentParser, default: str) -> None:
+def served_precision_option(command: argparse.ArgumentParser) -> None:
+    _precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
+
+
+def _precision_option(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--precision", choices=("float32", "int8"), help=f"of the arithmetic, default: {default}"
+    )
+
+
+def source_argument(command: argparse.ArgumentParser, more: str) -> None:
+    """Add the argument SOURCE.
+
+    Args:
+        more: what else a table may have.
+    """
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=Path,
+        help="directory or zip of photos, with a table or without, or a table: CSV, TSV or Parquet "
+        f"with a column id and one named path, photo, image or file; {more}",
     )
 
 

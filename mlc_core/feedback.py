@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -20,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from mlc_core.durable import append, replacing, sync
 from mlc_core.errors import DataSetError
 from mlc_core.sources.files import TABLE, Read, Unreadable
 from mlc_core.spec import COLUMNS
@@ -69,16 +69,17 @@ def write_feedback(directory: Path, writer: str, photo: bytes, feedback: Feedbac
     """
     day = directory / feedback.at[:10]
     photos = day / _PHOTOS
-    photos.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in (day, photos):
+        folder.mkdir(0o700, exist_ok=True)
     file = photos / feedback.photo
     if not file.exists():
-        new = file.with_name(f"{feedback.photo}.{writer}")
-        _write(new, photo, os.O_TRUNC)
-        new.replace(file)
-        _sync(photos)
+        with replacing(file, 0o600) as new:
+            new.write(photo)
+    for folder in (directory, day, photos):  # what is in them may be new, and of another thread
+        sync(folder)
     line = json.dumps(feedback._asdict(), ensure_ascii=False) + "\n"
-    _write(day / f"{writer}.jsonl", line.encode(), os.O_APPEND)
-    _sync(day)
+    append(day / f"{writer}.jsonl", line.encode())
 
 
 def new_feedback(photo: bytes, **fields: object) -> Feedback:
@@ -165,23 +166,3 @@ def _table(labels: Mapping[str, Mapping[str, str]]) -> bytes:
 def _days(directory: Path) -> Iterator[Path]:
     if directory.is_dir():
         yield from (each for each in directory.iterdir() if _DAY.fullmatch(each.name))
-
-
-def _write(file: Path, contents: bytes, flag: int) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | flag, 0o600)
-    try:
-        left = memoryview(contents)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    """Have the names of new files survive a crash."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

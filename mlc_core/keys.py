@@ -13,13 +13,13 @@ import math
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlc_core.durable import replacing
 from mlc_core.errors import KeysError
 from mlc_core.profiles import PROFILE_NAME, PROFILE_NAMES
 
@@ -199,18 +199,10 @@ def _write(file: Path, keys: list[Key]) -> None:
     """
     target = file.resolve()  # a link stays a link
     text = json.dumps({"keys": [_fields(key) for key in keys]}, indent=1) + "\n"
-    fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as new:
-            new.write(text)
-            new.flush()
-            os.fsync(fd)
-            if target.exists():
-                before = target.stat()
-                os.fchmod(fd, before.st_mode & 0o777)
-                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, before.st_uid, before.st_gid)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target, 0o600) as new:
+        new.write(text.encode())
+        if target.exists():
+            before = target.stat()
+            os.fchmod(new.fileno(), before.st_mode & 0o777)
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(new.fileno(), before.st_uid, before.st_gid)

@@ -14,7 +14,8 @@ from mlc_core.arguments import (
     SOME_FAILED,
     model_option,
     number,
-    precision_option,
+    served_precision_option,
+    source_argument,
     whole,
 )
 from mlc_core.errors import MlcError
@@ -23,13 +24,7 @@ SUMMARY = "label all photos of a catalogue, into files; a run that was killed go
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        type=Path,
-        help="directory or zip of photos, with a table or without, or a table: CSV, TSV or Parquet "
-        "with a column id and one named path, photo, image or file, whose cells may be URLs",
-    )
+    source_argument(command, "its cells may be URLs")
     command.add_argument(
         "out",
         metavar="OUT",
@@ -48,7 +43,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="leave a label null unless labels of its confidence are right so often, as 0.95",
     )
     model_option(command)
-    precision_option(command, "int8 as in the service, float32 if the model has no int8 network")
+    served_precision_option(command)
     command.add_argument(
         "--workers", type=whole(1), metavar="N", help="processes, default: one for each core"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,9 @@ from mlc_core.spec import EMBEDDING
 from offline.manifest import ID, PART, PHOTO
 from offline.output import Output
 from offline.reading import Contents, Photos
-from offline.rows import Columns, Failure, Format, JsonLines, Photo, Rows
+from offline.rows import Columns, Failure, Format, JsonLines, Labelled, Photo
 
 _BATCH = 256
-_ENDS = "decoding it ends the process, as a lack of memory does"
 
 
 class Part(NamedTuple):
@@ -91,44 +90,47 @@ class Labelling:
         failures: list[Failure] = []
         waiting: list[Photo] = []
         images: list[NDArray[np.uint8]] = []
-        contents = self._photos.read([photo.photo for photo in photos])
-        attempt = self._work.output.attempt(number)
-        for at, (photo, each) in enumerate(zip(photos, contents, strict=True)):
-            image = attempt.decode(at, partial(self._decoded, each))
-            if image is None or isinstance(image, str):
-                failures.append(Failure(*photo, image or _ENDS))
+        attempt = self._work.output.attempt(number, len(photos))
+        names = [photo.photo for at, photo in enumerate(photos) if at not in attempt.skipped]
+        contents = self._photos.read(names, ahead=not attempt.is_careful)
+        for at, photo in enumerate(photos):
+            image = attempt.skipped.get(at) or attempt.guard(at, lambda: self._decoded(contents))
+            if isinstance(image, str):
+                failures.append(Failure(*photo, image))
                 continue
             waiting.append(photo)
             images.append(image)
             if len(images) == _BATCH:
-                self._label(waiting, images, rows)
+                rows.add(self._label(waiting, images))
                 waiting, images = [], []
         if images:
-            self._label(waiting, images, rows)
+            rows.add(self._label(waiting, images))
         self._work.output.commit(number, rows.contents(), failures)
         attempt.complete()
         done = Part(len(photos), len(failures), began, time.time())
         return pa.Table.from_pylist([done._asdict()])
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> JsonLines | Columns:
         if self._work.file_format == "jsonl":
             return JsonLines()
         return Columns(self._spec, has_embeddings=self._work.choice.embedding)
 
-    def _decoded(self, contents: Contents) -> NDArray[np.uint8] | str:
-        if isinstance(contents, Unreadable):
-            return f"{contents.reason}: {contents}"
+    def _decoded(self, contents: Iterator[Contents]) -> NDArray[np.uint8] | str:
+        """The image of the next photo, or why there is none."""
+        photo = next(contents)
+        if isinstance(photo, Unreadable):
+            return f"{photo.reason}: {photo}"
         try:
-            return decode(contents, self._spec.image)
+            return decode(photo, self._spec.image)
         except PhotoFault as fault:
             return str(fault)
         except MemoryError:
             return "decoding it takes more memory than there is"
 
-    def _label(self, photos: list[Photo], images: list[NDArray[np.uint8]], rows: Rows) -> None:
+    def _label(self, photos: list[Photo], images: list[NDArray[np.uint8]]) -> Labelled:
         batch = np.stack(images)  # (N, height_px, width_px, 3)
         outputs = self._engine.infer(batch)
         choices = [self._work.choice] * len(photos)
         answers = self._labeller.answers(outputs, choices, images=batch)
         vectors = outputs[EMBEDDING] if self._work.choice.embedding else None
-        rows.add(photos, answers, vectors)
+        return Labelled(photos, answers, vectors)

@@ -28,15 +28,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
+from mlc_core.durable import UNFINISHED, replacing, sync
 from mlc_core.errors import MlcError
 from offline.rows import Failure, Format, count_rows, failures_as_lines
 
 _RUN, _LOCK, _PARTS, _LABELS = "run.json", "run.lock", "parts", "labels"
 _FAILED, _SUCCESS = "failed.jsonl", "_SUCCESS"
 _ENOUGH = 2  # attempts that end alike; fewer may be kills of the whole run
+_TOO_MANY = 30  # attempts that end with no photo to blame; a photo of another part may end some
+_ENDS = "reading or decoding it ends the process, as a lack of memory does"
+_MODE = 0o666  # of files, less what the umask takes
 
-
-_ONE_IS_NAMED = Lock()  # of the photos that threads decode; another one is not to blame
+_ONE_IS_NAMED = Lock()  # of the photos that threads read or decode; another one is not to blame
 
 Decoded = TypeVar("Decoded")
 
@@ -53,25 +56,33 @@ class Counts(NamedTuple):
 
 
 class Attempt:
-    """An attempt at a part. It finds the photo that ends each process that decodes it.
+    """An attempt at a part. It finds the photo that ends each process that reads or decodes it.
 
     Each attempt leaves a file if its process ends. From the third one on, that file names the photo
-    that is being decoded. One that two attempts have ended with is not decoded again.
+    that is being read or decoded. One that two attempts have ended with is skipped. If a part's
+    processes end again and again with no photo to blame, all of it is skipped.
+
+    Attributes:
+        skipped: why no process shall read or decode a photo, by its place in the part.
+        is_careful: whether photos have to be read one after the other, in `guard`.
     """
 
-    def __init__(self, directory: Path, number: int) -> None:
+    def __init__(self, directory: Path, number: int, size: int) -> None:
         before = list(directory.glob(f"attempt-{number:05}-*"))
         ended_with = Counter(file.read_text().strip() for file in before)
-        self._ends = {at for at, count in ended_with.items() if at and count >= _ENOUGH}
-        self._is_careful = len(before) >= _ENOUGH
+        unnamed = ended_with.pop("", 0)
+        if unnamed >= _TOO_MANY:
+            self.skipped = dict.fromkeys(range(size), f"{unnamed} processes ended in its part")
+        else:
+            ends = (int(at) for at, count in ended_with.items() if count >= _ENOUGH)
+            self.skipped = dict.fromkeys(ends, _ENDS)
+        self.is_careful = len(before) >= _ENOUGH
         self._file = directory / f"attempt-{number:05}-{uuid.uuid4().hex}"
         self._mark = self._file.open("wb", buffering=0)
 
-    def decode(self, at: int, decode: Callable[[], Decoded]) -> Decoded | None:
-        """Decode a photo of the part; None if it ends the process."""
-        if f"{at:09}" in self._ends:
-            return None
-        if not self._is_careful:
+    def guard(self, at: int, decode: Callable[[], Decoded]) -> Decoded:
+        """Read and decode a photo of the part; if that ends the process, the photo is known."""
+        if not self.is_careful:
             return decode()
         with _ONE_IS_NAMED:
             os.pwrite(self._mark.fileno(), f"{at:09}".encode(), 0)
@@ -106,7 +117,8 @@ class Output:
             OutputError: it holds something else, or another run.
         """
         self._path.mkdir(parents=True, exist_ok=True)
-        strange = sorted({each.name for each in self._path.iterdir()} - {_LOCK, _new(_RUN)})
+        names = {each.name for each in self._path.iterdir()}
+        strange = sorted(name for name in names - {_LOCK} if not name.endswith(UNFINISHED))
         begun = self._path / _RUN
         if strange and not begun.exists():
             raise OutputError(
@@ -119,8 +131,10 @@ class Output:
                 raise OutputError(
                     f"another run writes to {self._path}; wait for its end, or stop it"
                 ) from error
+            for left in self._path.glob(f"*{UNFINISHED}"):
+                left.unlink()
             if begun.exists():
-                self._compare(json.loads(begun.read_text()))
+                self._compare(_read(begun))
             else:
                 _write(begun, _as_json(self._run))
             yield
@@ -131,7 +145,7 @@ class Output:
         if not success.exists():
             return None
         shutil.rmtree(self._path / _PARTS, ignore_errors=True)
-        found = json.loads(success.read_text())
+        found = _read(success)
         return Counts(found["labelled"], found["failed"])
 
     def present(self, sizes: Sequence[int]) -> set[int]:
@@ -158,9 +172,9 @@ class Output:
         except (OSError, ValueError):  # the latter from pyarrow
             return False
 
-    def attempt(self, number: int) -> Attempt:
-        """Begin a part, and learn which photos ended the processes that tried it before."""
-        return Attempt(self._path / _PARTS, number)
+    def attempt(self, number: int, size: int) -> Attempt:
+        """Begin a part of some photos, and learn which ended the processes that tried before."""
+        return Attempt(self._path / _PARTS, number, size)
 
     def commit(self, number: int, labels: bytes, failures: Sequence[Failure]) -> None:
         """Write a part, all of it or nothing. Does nothing if it is there."""
@@ -187,7 +201,7 @@ class Output:
         """
         (self._path / _LABELS).mkdir(exist_ok=True)
         labelled = failed = 0
-        with _replacing(self._path / _FAILED) as report:
+        with replacing(self._path / _FAILED, _MODE) as report:
             for failure in rejected:
                 report.write(failures_as_lines([failure]))
                 failed += 1
@@ -202,10 +216,10 @@ class Output:
                 report.write(failures)
                 labelled += rows
                 failed += size - rows
-        _sync(self._path / _LABELS)
+        sync(self._path / _LABELS)
         counts = Counts(labelled, failed)
         _write(self._path / _SUCCESS, _as_json(counts._asdict() | self._run))
-        shutil.rmtree(self._path / _PARTS)
+        shutil.rmtree(self._path / _PARTS, ignore_errors=True)
         return counts
 
     def _part(self, number: int) -> Path:
@@ -223,7 +237,7 @@ class Output:
         written, stays = self._labels(number)
         if written.exists():
             written.rename(stays)
-        _sync(stays)
+        sync(stays)
         return stays
 
     def _compare(self, begun: Mapping[str, Any]) -> None:
@@ -238,35 +252,20 @@ class Output:
             )
 
 
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(file.read_bytes())
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise OutputError(f"{file} is damaged; name another directory, or remove this one")
+    return fields
+
+
 def _as_json(fields: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(fields, indent=1)}\n".encode()
 
 
-def _new(name: str) -> str:
-    return f"{name}.new"
-
-
 def _write(file: Path, contents: bytes) -> None:
-    with _replacing(file) as target:
+    with replacing(file, _MODE) as target:
         target.write(contents)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Any]:
-    """Yield a file that gets this name when it is complete and on the disk."""
-    new = file.with_name(_new(file.name))
-    with new.open("wb") as target:
-        yield target
-        target.flush()
-        os.fsync(target.fileno())
-    new.rename(file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

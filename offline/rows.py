@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,23 +37,17 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Rows(Protocol):
-    """The rows of one part, in memory."""
+class Labelled(NamedTuple):
+    """Photos with what the service answers.
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,
-    ) -> None:
-        """Add photos with the JSON that the service answers, and with embeddings if they go in.
+    Attributes:
+        answers: JSON.
+        vectors: the embeddings, (N, dimensions), if they go in.
+    """
 
-        Args:
-            vectors: (N, dimensions).
-        """
-        ...
-
-    def contents(self) -> bytes: ...
+    photos: Sequence[Photo]
+    answers: Sequence[bytes]
+    vectors: NDArray[np.float32] | None
 
 
 class JsonLines:
@@ -62,13 +56,8 @@ class JsonLines:
     def __init__(self) -> None:
         self._lines: list[bytes] = []
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,  # noqa: ARG002  (they are in the answers)
-    ) -> None:
-        for photo, answer in zip(photos, answers, strict=True):
+    def add(self, labelled: Labelled) -> None:
+        for photo, answer in zip(labelled.photos, labelled.answers, strict=True):
             named = json.dumps(photo._asdict(), ensure_ascii=False)
             self._lines.append(b"%s,%s\n" % (named[:-1].encode(), answer[1:]))
 
@@ -95,12 +84,8 @@ class Columns:
         self._schema = pa.schema(fields, metadata)
         self._batches: list[pa.RecordBatch] = []
 
-    def add(
-        self,
-        photos: Sequence[Photo],
-        answers: Sequence[bytes],
-        vectors: NDArray[np.float32] | None,
-    ) -> None:
+    def add(self, labelled: Labelled) -> None:
+        photos, answers, vectors = labelled
         rows = [_flat(photo, answer) for photo, answer in zip(photos, answers, strict=True)]
         names = self._schema.names if vectors is None else self._schema.names[:-1]
         arrays = [
@@ -113,7 +98,8 @@ class Columns:
 
     def contents(self) -> bytes:
         sink = pa.BufferOutputStream()
-        parquet.write_table(pa.Table.from_batches(self._batches, self._schema), sink)
+        table = pa.Table.from_batches(self._batches, self._schema)
+        parquet.write_table(table, sink, write_page_checksum=True)
         return bytes(sink.getvalue())
 
 
@@ -136,8 +122,13 @@ def failures_as_lines(failures: Iterable[Failure]) -> bytes:
 
 
 def count_rows(file: Path) -> int:
-    """The rows of a file that a run has written."""
+    """The rows of a file that a run has written.
+
+    Raises:
+        OSError, ValueError: it can't be read, or its contents are not those that were written.
+    """
     if file.suffix == ".parquet":
-        return int(parquet.read_metadata(file).num_rows)
+        with parquet.ParquetFile(file, page_checksum_verification=True) as table:
+            return sum(len(batch) for batch in table.iter_batches())
     with file.open("rb") as lines:
         return sum(piece.count(b"\n") for piece in iter(lambda: lines.read(1 << 20), b""))

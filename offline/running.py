@@ -52,6 +52,11 @@ def label_catalog(options: argparse.Namespace, report: Report) -> Counts:
     Raises:
         MlcError: its text says what to do.
     """
+    if options.out.resolve().is_relative_to(options.source.resolve()):
+        raise RunError(
+            f"{options.out} is inside {options.source}, so its files would be taken for photos and "
+            "tables of the source; name a directory elsewhere"
+        )
     artifact = load_artifact(options.model)
     precision = options.precision or served_precision(artifact)
     choice = Choice(precision=options.min_precision, embedding=options.embeddings)

@@ -190,6 +190,10 @@ def _parquet(contents: bytes, path: Path, only: Collection[str]) -> Table:
         names = file.schema_arrow.names
         needed = [name for name in names if name.lower() in only]
         columns = file.read(needed or None).to_pydict()
+    except UnicodeDecodeError as error:
+        raise DataSetError(
+            f"{path} has text that is not UTF-8 ({error}); write it as UTF-8"
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataSetError(f"{path} is no Parquet file that can be read ({error})") from error
     return Table.of(columns)

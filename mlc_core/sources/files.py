@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import lzma
+import os
+import stat
 import struct
 import unicodedata
 import zipfile
@@ -10,13 +12,15 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from mlc_core.errors import DataSetError
 
 TABLE = "styles.csv"
+MAX_PHOTO_BYTES = 10 * 2**20  # where others name the photos: clients, and the table of a catalogue
 _NAME_ONE = f"name a directory or a zip file with {TABLE} and images/"
 _UNPACK = "unpack the zip with the program that made it, and name the directory"
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # a KiB of bzip2 may unpack to a GiB at once
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of a file in a zip
 # What Python's readers of zip files and file systems raise for contents that are broken.
 _BROKEN = (
@@ -127,9 +131,10 @@ def _root(path: Path, names: Iterable[str]) -> PurePosixPath:
 
 def _read(file: Path, max_bytes: int | None = None) -> bytes:
     try:
-        if max_bytes is not None:
-            _check_size(file.stat().st_size, max_bytes)
-        return file.read_bytes()
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe never ends, nor does /dev/zero
+            raise Unreadable("unreadable photo", f"{file} is no regular file", "name a file")
+        with file.open("rb") as opened_file:
+            return _contents(opened_file, os.fstat(opened_file.fileno()).st_size, max_bytes)
     except FileNotFoundError as error:
         raise Unreadable("no photo", f"no {file}") from error
     except _BROKEN as error:
@@ -139,12 +144,15 @@ def _read(file: Path, max_bytes: int | None = None) -> bytes:
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, max_bytes: int | None) -> bytes:
     if info is None:
         raise Unreadable("no photo", "it is not there")
-    if max_bytes is not None:
-        _check_size(info.file_size, max_bytes)
     if info.flag_bits & _ENCRYPTED:
         raise Unreadable("encrypted photo", "it is encrypted", _UNPACK)
+    if max_bytes is not None and info.compress_type not in _BOUNDED:
+        raise Unreadable(
+            "photo in an unsupported compression", "it is neither stored nor deflated", _UNPACK
+        )
     try:
-        return archive.read(info)
+        with archive.open(info) as member:
+            return _contents(member, info.file_size, max_bytes)
     except NotImplementedError as error:
         raise Unreadable(
             "photo in an unsupported compression", str(error).rstrip("."), _UNPACK
@@ -153,13 +161,17 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, max_bytes: i
         raise Unreadable("unreadable photo", str(error)) from error
 
 
-def _check_size(found_bytes: int, max_bytes: int) -> None:
-    if found_bytes > max_bytes:
-        raise Unreadable(
-            "too large a photo",
-            f"it has {found_bytes} bytes, the most is {max_bytes}",
-            "shrink it",
-        )
+def _contents(opened_file: IO[bytes], declared_bytes: int, max_bytes: int | None) -> bytes:
+    """The contents of a file, whose declared size may be wrong."""
+    if max_bytes is None:
+        return opened_file.read()
+    if declared_bytes <= max_bytes:
+        contents = opened_file.read(declared_bytes + 1)  # with room for the most: 20 µs longer
+        if len(contents) > declared_bytes:
+            contents += opened_file.read(max_bytes + 1 - len(contents))
+        if len(contents) <= max_bytes:
+            return contents
+    raise Unreadable("too large a photo", f"it has over {max_bytes} bytes", "shrink it")
 
 
 def _name(info: zipfile.ZipInfo) -> str:

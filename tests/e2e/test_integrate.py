@@ -349,18 +349,3 @@ def test_odd_uploads_are_answered_with_a_text(pages, feedback):
         for files in ({"photo[]": photo}, too_large):
             assert "The photo did not arrive" in client.post("/search.php", files=files).text
     assert len(read_feedback(feedback)) == before
-
-
-def test_the_nightly_run_writes_a_table_and_does_nothing_twice(folder, variables, shop, tmp_path):
-    pytest.importorskip("pandas", reason="mlc catalog needs it")
-    out = tmp_path / "labels"
-    command = ["bash", "nightly.sh", str(shop / "products.csv"), str(out)]
-    run(command, folder, variables)
-    with (tmp_path / "labels.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", *HEADS]
-    assert {row["id"] for row in rows} == {f"P{n:05}" for n in range(150)}
-    assert {"Tshirts", "Handbags"} <= {row["category"] for row in rows}
-    written = (out / "_SUCCESS").stat().st_mtime_ns
-    run(command, folder, variables)
-    assert (out / "_SUCCESS").stat().st_mtime_ns == written

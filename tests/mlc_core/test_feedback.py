@@ -1,7 +1,8 @@
 """Claims about the directory of feedback."""
 
 import json
-from datetime import UTC, date, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
 import pytest
 
@@ -38,8 +39,9 @@ def test_what_was_stored_is_read_in_its_order(tmp_path):
     first, second = give(tmp_path), give(tmp_path, by="ben", writer="two")
     assert read_feedback(tmp_path) == [first, second]
     assert is_feedback(tmp_path)
-    (photo,) = tmp_path.glob("*/photos/*")  # of both
+    photo, *others = tmp_path.glob("*/photos/*")  # another day has one of its own
     assert photo.read_bytes() == as_file(draw_garment("Tshirts", "Red"))
+    assert {other.name for other in others} <= {photo.name}
 
 
 def test_a_line_that_a_crash_cut_off_is_skipped_and_reported(tmp_path):
@@ -54,17 +56,26 @@ def test_a_line_that_a_crash_cut_off_is_skipped_and_reported(tmp_path):
 
 def test_photos_are_for_their_owner_alone(tmp_path):
     give(tmp_path)
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    for each in tmp_path.rglob("*"):
+        assert each.stat().st_mode & 0o777 == (0o700 if each.is_dir() else 0o600)
+
+
+def test_one_photo_is_stored_by_many_at_the_same_time(tmp_path):
+    photo = as_file(draw_garment("Tshirts", "Red"))
+    for round_ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            directories = [tmp_path / str(round_)] * 8
+            said = list(pool.map(lambda directory: give(directory, photo), directories))
+        found = read_feedback(tmp_path / str(round_))
+        assert sorted(found, key=str) == sorted(said, key=str)
 
 
 def test_days_are_removed_when_they_are_older_than_asked(tmp_path):
-    give(tmp_path)
+    today = give(tmp_path).at[:10]
     (tmp_path / "2026-01-01/photos").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
     assert remove_old_feedback(tmp_path, 30, date(2026, 1, 31)) == []
     assert remove_old_feedback(tmp_path, 30, date(2026, 2, 1)) == ["2026-01-01"]
-    today = datetime.now(UTC).date().isoformat()
     assert sorted(day.name for day in tmp_path.iterdir()) == sorted([today, "notes"])
 
 

@@ -101,7 +101,7 @@ def test_two_kills_at_random_moments_lose_and_double_nothing(table, tmp_path, un
     out = tmp_path / "out"
     done = 0
     for victim in ("driver", "group"):
-        run = Run(table, out)
+        run = Run(table, out, "--workers", "2")
         moment = done + random.randint(1, 15)
         wait_until(lambda: run.parts() >= moment or not run.is_running(), "parts", 60)  # noqa: B023
         time.sleep(random.uniform(0, 0.05))
@@ -118,7 +118,7 @@ def test_two_kills_at_random_moments_lose_and_double_nothing(table, tmp_path, un
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(table, tmp_path, undisturbed):
-    run = Run(table, tmp_path / "out")
+    run = Run(table, tmp_path / "out", "--workers", "2")
     wait_until(lambda: run.parts() >= 3 or not run.is_running(), "parts", 60)
     workers = [
         each
@@ -131,24 +131,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(table, tmp_path, undisturbed)
     assert_same(run.out, undisturbed)
 
 
-def test_a_photo_that_ends_each_process_that_decodes_it_is_a_failure(tmp_path, drawn_photos):
-    source = tmp_path / "photos"
-    source.mkdir()
-    for number, photo in enumerate(small_photos(40)):
-        (source / f"{number:02}.jpg").write_bytes(photo)
-    (source / "20.jpg").write_bytes(small_photos(1)[0] + ENDS)
-    (tmp_path / "sitecustomize.py").write_text(_CRASHING)
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    run = Run(source, tmp_path / "out", "--workers", "1", PYTHONPATH=path)
-    assert run.wait() == 3, run.errors
-    (failure,) = failures_of(run.out)
-    assert failure["id"] == "20"
-    assert "ends the process" in failure["reason"]
-    assert len(by_id(rows_of(run.out))) == 39
-
-
 # A bug in native code, in every process of the run.
-_CRASHING = f"""
+_DECODING = f"""
 import os, signal, mlc_core.photo
 
 decode = mlc_core.photo.decode
@@ -160,6 +144,35 @@ def decode_or_end(photo, size):
 
 mlc_core.photo.decode = decode_or_end
 """
+_READING = """
+import os, signal, mlc_core.sources.files
+
+read = mlc_core.sources.files._read
+
+def read_or_end(file, *options):
+    if file.name == "20.jpg":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(file, *options)
+
+mlc_core.sources.files._read = read_or_end
+"""
+
+
+@pytest.mark.parametrize("bug", [_DECODING, _READING], ids=["decoding", "reading"])
+def test_a_photo_that_ends_each_process_is_a_failure(tmp_path, bug):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number, photo in enumerate(small_photos(40)):
+        (source / f"{number:02}.jpg").write_bytes(photo)
+    (source / "20.jpg").write_bytes(small_photos(1)[0] + ENDS)
+    (tmp_path / "sitecustomize.py").write_text(bug)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    run = Run(source, tmp_path / "out", "--workers", "1", PYTHONPATH=path)
+    assert run.wait() == 3, run.errors
+    (failure,) = failures_of(run.out)
+    assert failure["id"] == "20"
+    assert "ends the process" in failure["reason"]
+    assert len(by_id(rows_of(run.out))) == 39
 
 
 def test_a_parquet_of_urls_becomes_a_parquet_of_labels_and_embeddings(tmp_path, shipped_model):

@@ -39,9 +39,19 @@ def test_options_out_of_range_are_refused(options, why, capsys):
 
 @needs_pandas
 def test_a_source_without_photos_is_refused_before_ray_starts(tmp_path, capsys):
-    assert main(["catalog", str(tmp_path), str(tmp_path / "out")]) == 1
+    (tmp_path / "photos").mkdir()
+    assert main(["catalog", str(tmp_path / "photos"), str(tmp_path / "out")]) == 1
     assert "no photos and no table" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@needs_pandas
+@pytest.mark.parametrize("inside", ["", "labels", "other/../labels"])
+def test_a_directory_of_labels_inside_the_source_is_refused(drawn_photos, inside, capsys):
+    before = sorted(drawn_photos.iterdir())
+    assert main(["catalog", str(drawn_photos), str(drawn_photos / inside)]) == 1
+    assert "is inside" in capsys.readouterr().err
+    assert sorted(drawn_photos.iterdir()) == before
 
 
 @needs_pandas

@@ -66,6 +66,16 @@ def test_a_file_name_that_is_not_utf_8_is_rejected(tmp_path):
     assert "UTF-8" in manifest.rejected[0].reason
 
 
+@pytest.mark.parametrize("column", ["id", "path"])
+def test_parquet_with_text_that_is_not_utf_8_is_refused(tmp_path, column):
+    columns = {"id": pa.array([b"1"]), "path": pa.array([b"1.jpg"])} | {column: pa.array([b"\xff"])}
+    texts = {name: pa.Array.from_buffers(pa.string(), 1, each.buffers())
+             for name, each in columns.items()}  # fmt: skip
+    parquet.write_table(pa.table(texts), tmp_path / "table.parquet")
+    with pytest.raises(DataSetError, match=r"table\.parquet has text that is not UTF-8"):
+        read_manifest(tmp_path / "table.parquet", quiet)
+
+
 def test_the_digest_follows_the_rows_and_their_order(tmp_path):
     def digest(*rows):
         return read_manifest(write_table(tmp_path / "table.csv", rows), quiet).digest

@@ -143,33 +143,87 @@ def test_a_directory_with_other_files_is_refused(out):
         output(out).claimed().__enter__()
 
 
+def test_a_kill_before_a_file_is_complete_leaves_nothing(out):
+    for name in ("run.json", "failed.jsonl"):
+        out.mkdir(exist_ok=True)
+        (out / f".{name}-0123.new").write_bytes(b"{")
+        with output(out).claimed():
+            assert files(out) == {"run.json", "run.lock"}
+
+
+@pytest.mark.parametrize("contents", [b"", b'{"model":', b"\0\0\0", b"[]"])
+def test_a_damaged_description_of_the_run_is_refused(out, contents):
+    with output(out).claimed():
+        pass
+    (out / "run.json").write_bytes(contents)
+    with pytest.raises(OutputError, match=r"run\.json is damaged; name another directory"):
+        output(out).claimed().__enter__()
+
+
+def test_damaged_counts_are_refused(out):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        run.finish([], [])
+        (out / "_SUCCESS").write_bytes(b"{")
+        with pytest.raises(OutputError, match="_SUCCESS is damaged"):
+            run.finished()
+
+
+def test_parts_that_cant_be_removed_do_not_fail_a_run_that_is_complete(out, monkeypatch):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        monkeypatch.setattr("os.rmdir", refuse)
+        assert run.finish([], []) == Counts(0, 0)
+        assert run.finished() == Counts(0, 0)
+
+
+def refuse(*_, **__):
+    raise PermissionError("another user owns it")
+
+
 def test_two_runs_at_the_same_time_are_refused(out):
     with output(out).claimed(), pytest.raises(OutputError, match="another run writes"):
         output(out).claimed().__enter__()
 
 
-def test_a_photo_that_ends_its_process_twice_is_not_decoded_again(out):
+def test_a_photo_that_ends_its_process_twice_is_skipped(out):
     run = output(out)
     with run.claimed():
         run.present([])
         for _ in range(4):
-            attempt = run.attempt(4)
-            assert [attempt.decode(at, lambda: "image") for at in range(5)] == ["image"] * 5
+            attempt = run.attempt(4, 10)
+            assert attempt.skipped == {}
+            assert [attempt.guard(at, lambda: "image") for at in range(5)] == ["image"] * 5
             with pytest.raises(Ended):
-                attempt.decode(5, end)
+                attempt.guard(5, end)
             attempt.abandon()
-        attempt = run.attempt(4)
-        found = [attempt.decode(at, lambda: "image") for at in (4, 5, 6)]
-        assert found == ["image", None, "image"]
-        other = run.attempt(40)
-        assert other.decode(5, lambda: "image") == "image"
+        attempt, other = run.attempt(4, 10), run.attempt(40, 10)
+        assert list(attempt.skipped) == [5]
+        assert "ends the process" in attempt.skipped[5]
+        assert other.skipped == {}
         attempt.abandon()
         other.abandon()
+
+
+def test_a_part_whose_processes_end_with_no_photo_to_blame_is_given_up(out):
+    run = output(out)
+    with run.claimed():
+        run.present([])
+        for _ in range(30):
+            attempt = run.attempt(4, 3)
+            assert attempt.skipped == {}
+            attempt.guard(0, lambda: "image")
+            attempt.abandon()
+        attempt = run.attempt(4, 3)
+        assert attempt.skipped == dict.fromkeys(range(3), "30 processes ended in its part")
+        attempt.abandon()
 
 
 def test_an_attempt_that_is_complete_leaves_nothing(out):
     run = output(out)
     with run.claimed():
         run.present([])
-        run.attempt(4).complete()
+        run.attempt(4, 1).complete()
         assert list((out / "parts").iterdir()) == []

@@ -12,7 +12,15 @@ from mlc_core.engines.loading import load_engine
 from mlc_core.labels import Choice, Labeller
 from mlc_core.photo import decode
 from mlc_core.spec import EMBEDDING
-from offline.rows import Columns, Failure, JsonLines, Photo, count_rows, failures_as_lines
+from offline.rows import (
+    Columns,
+    Failure,
+    JsonLines,
+    Labelled,
+    Photo,
+    count_rows,
+    failures_as_lines,
+)
 from samples.photos import small_photos
 
 PHOTOS = [Photo("1", "1.jpg"), Photo('é"\\', "https://shop.example/2.jpg")]
@@ -32,7 +40,7 @@ def answered(shipped_model):
 def test_a_line_is_the_answer_of_the_service_with_id_and_photo(answered, tmp_path):
     _, answers, vectors = answered
     rows = JsonLines()
-    rows.add(PHOTOS, answers, vectors)
+    rows.add(Labelled(PHOTOS, answers, vectors))
     lines = rows.contents().decode().splitlines()
     for line, photo, answer in zip(lines, PHOTOS, answers, strict=True):
         assert json.loads(line) == photo._asdict() | json.loads(answer)
@@ -44,7 +52,7 @@ def test_a_line_is_the_answer_of_the_service_with_id_and_photo(answered, tmp_pat
 def test_parquet_has_the_same_labels_in_columns(answered, tmp_path):
     spec, answers, vectors = answered
     rows = Columns(spec, has_embeddings=True)
-    rows.add(PHOTOS, answers, vectors)
+    rows.add(Labelled(PHOTOS, answers, vectors))
     table = parquet.read_table(io.BytesIO(rows.contents()))
     for row, photo, answer, vector in zip(table.to_pylist(), PHOTOS, answers, vectors, strict=True):
         assert (row["id"], row["photo"]) == photo
@@ -58,6 +66,17 @@ def test_parquet_has_the_same_labels_in_columns(answered, tmp_path):
     file = tmp_path / "labels.parquet"
     file.write_bytes(rows.contents())
     assert count_rows(file) == 2
+
+
+def test_parquet_that_the_disk_lost_a_page_of_is_not_counted(answered, tmp_path):
+    rows = Columns(answered[0], has_embeddings=True)
+    rows.add(Labelled(PHOTOS, *answered[1:]))
+    contents = rows.contents()
+    at = contents.index(answered[2].tobytes()[:64])
+    file = tmp_path / "labels.parquet"
+    file.write_bytes(contents[:at] + bytes(64) + contents[at + 64 :])
+    with pytest.raises(OSError, match="CRC"):
+        count_rows(file)
 
 
 def test_a_part_without_labels_is_a_file_without_rows(answered):

@@ -9,9 +9,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from services import PROJECT, environment
@@ -68,7 +69,10 @@ def failures_of(out: Path) -> list[Any]:
 def server(
     answer: Callable[[str, int], tuple[int, bytes]],
 ) -> Iterator[tuple[str, Counter[str]]]:
-    """A server whose answers are (status, body) by path and how often it was asked."""
+    """A server whose answers are (status, body) by path and how often it was asked.
+
+    The body of a redirect is where it leads.
+    """
     asked: Counter[str] = Counter()
     turn = threading.Lock()
 
@@ -81,6 +85,9 @@ def server(
                 status, body = answer(self.path, asked[self.path])
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Retry-After", "60")
+            if status in (301, 302):
+                self.send_header("Location", body.decode())
             self.end_headers()
             self.wfile.write(body)
 
@@ -93,3 +100,25 @@ def server(
             yield f"http://127.0.0.1:{httpd.server_port}", asked
         finally:
             httpd.shutdown()
+
+
+@contextmanager
+def dripping(start: bytes) -> Iterator[str]:
+    """A server that sends this at once, and then a byte every 10 ms for as long as one listens."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(start)
+            with suppress(OSError):
+                while not ended.wait(0.01):
+                    self.request.sendall(b"a")
+
+    ended = threading.Event()
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
+        threading.Thread(target=tcp.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{tcp.server_address[1]}"
+        finally:
+            ended.set()
+            tcp.shutdown()
