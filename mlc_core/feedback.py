@@ -120,7 +120,7 @@ def remove_old_feedback(directory: Path, keep_days: int, today: date) -> list[st
 
 def is_feedback(path: Path) -> bool:
     """Whether a path is a directory of feedback."""
-    return next(_days(path), None) is not None
+    return any((day / _PHOTOS).is_dir() for day in _days(path))
 
 
 @contextmanager

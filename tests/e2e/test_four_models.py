@@ -11,6 +11,9 @@ from mlc_core.labels import Choice
 from mlc_core.spec import HEADS
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def four(one_head_models, tmp_path_factory):
     config = ServeConfig.read(PROJECT / "configs/four_models.yaml")

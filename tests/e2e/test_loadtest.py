@@ -91,6 +91,7 @@ def test_a_spike_is_met_by_four_classifiers_then_one_and_nobody_waits_for_them(
     assert (tmp_path / "load.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_workers_in_a_closed_loop_see_bad_photos_refused_and_good_ones_answered(url, tmp_path):
     html = tmp_path / "locust.html"
     options = [*two_workers(), "--peak", "8", "--seconds", "8", "--html", str(html)]
@@ -116,6 +117,7 @@ def test_make_loadtest_leaves_its_report(url):
     assert {"load.png", "locust.html"} <= {file.name for file in report.iterdir()}
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_rate_of_an_open_loop(url, tmp_path):
     options = [*two_workers(), "--open-loop", "--peak", "40", "--seconds", "10"]
     _, line, said = run("steady", url, tmp_path, *options)

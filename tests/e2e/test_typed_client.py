@@ -9,6 +9,7 @@ from inference_environment import make_environment
 from programs import block, write_programs
 from services import PROJECT, environment
 
+pytestmark = pytest.mark.slow
 REQUIREMENTS = PROJECT / "tests/support/typed_client.txt"
 
 

@@ -25,6 +25,12 @@ RIGHT = {
 }  # fmt: skip
 
 
+def test_a_data_set_in_a_dated_directory_is_no_feedback(tmp_path):
+    (tmp_path / "2024-05-01").mkdir()
+    (tmp_path / "2024-05-01/styles.csv").write_text("id\n1\n")
+    assert not is_feedback(tmp_path)
+
+
 def give(directory, photo=None, labels=None, answered=None, by="anna", writer="one"):
     photo = photo or as_file(draw_garment("Tshirts", "Red"))
     feedback = new_feedback(
