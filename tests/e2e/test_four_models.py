@@ -10,7 +10,6 @@ from deployments.serve_config import ServeConfig
 from mlc_core.labels import Choice
 from mlc_core.spec import HEADS
 
-
 pytestmark = pytest.mark.slow
 
 
