@@ -23,6 +23,18 @@ def client(keyed):
         yield client
 
 
+@pytest.fixture(scope="module")
+def feed(keyed, keys_file):
+    """A key whose answers have the words of a profile, once both ingresses take it."""
+    key = add_key(keys_file, "feed", 100, LATER, profile="google")
+    with httpx.Client(base_url=keyed.url, trust_env=False, headers=bearer(key)) as client:
+        wait_until(
+            lambda: {client.get("/v1/model").status_code for _ in range(6)} == {200},
+            "both take the key", 10,
+        )  # fmt: skip
+    return key
+
+
 def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
@@ -44,15 +56,7 @@ def test_the_api_needs_a_key_and_the_rest_has_its_switches(client, key):
         assert client.get(path).status_code == 200
 
 
-def test_answers_have_the_words_of_the_profile_that_a_request_or_a_key_names(
-    client, key, keys_file
-):
-    feed = add_key(keys_file, "feed", 100, LATER, profile="google")
-    wait_until(
-        lambda: {client.get("/v1/model", headers=bearer(feed)).status_code for _ in range(6)}
-        == {200},
-        "both take the key", 10,
-    )  # fmt: skip
+def test_answers_have_the_words_of_the_profile_that_a_request_or_a_key_names(client, key, feed):
     photo = (PROJECT / "samples/tshirt.jpg").read_bytes()
     for who, query, category in (
         (feed, "", "Apparel & Accessories > Clothing > Shirts & Tops"),
@@ -121,6 +125,23 @@ def test_the_page_asks_for_a_key_and_works_with_it(keyed, key, browser):
     expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $KEY"')
     page.reload()
     expect(page.locator(".head.waiting")).to_have_count(4)  # the tab still knows the key
+    page.close()
+
+
+def test_the_page_shows_the_words_of_the_model_although_the_key_has_a_profile(keyed, feed, browser):
+    photo = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": jpeg()}
+    page = browser.new_page()
+    page.goto(keyed.url)
+    page.set_input_files("input[type=file]", photo)
+    wait_until(lambda: page.evaluate("refused !== null"), "the photo waits for the key", 10)
+    page.get_by_label("Key").fill(feed)
+    page.get_by_role("button", name="Use it").click()
+    category = page.locator(".head").last
+    expect(category.locator("li")).to_have_count(3)
+    expect(category).not_to_contain_text(" > ")
+    expect(page.locator("#curl")).to_contain_text("profile='")
+    page.get_by_label("in the words of").select_option("google")
+    expect(category).to_contain_text(" > ")
     page.close()
 
 
