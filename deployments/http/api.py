@@ -40,7 +40,7 @@ from deployments.http.similar import (
 from deployments.messages import Answer
 from deployments.pipeline.calls import SimilarClient
 from deployments.pipeline.dispatcher import Dispatched, Dispatcher
-from deployments.settings import Openness, Settings
+from deployments.settings import Limits, Openness, Settings
 from deployments.telemetry.exposition import exposition
 from deployments.telemetry.request_log import Entry
 from mlc_core.errors import PhotoFault
@@ -81,7 +81,7 @@ def build_api(
         products: the shop's catalogue, if there is one.
         feedback: stores feedback, if there is a place for it.
     """
-    page = _page_text(catalogue=products is not None)
+    page = _page_text(settings.limits, catalogue=products is not None)
     problems = Problems(settings.retry_after_s, telemetry.recorder)
 
     async def classify_batch(request: Request) -> Response:
@@ -247,9 +247,12 @@ class Api(Starlette):
         await super().__call__(scope, receive, send)
 
 
-def _page_text(*, catalogue: bool) -> str:
-    text = _PAGE.read_text(encoding="utf-8")
-    return text.replace("<body>", "<body data-catalogue>") if catalogue else text
+def _page_text(limits: Limits, *, catalogue: bool) -> str:
+    most = (
+        f'data-max-photos="{limits.max_request_photos}" data-max-bytes="{limits.max_request_bytes}"'
+    )
+    body = f"<body {most} data-catalogue>" if catalogue else f"<body {most}>"
+    return _PAGE.read_text(encoding="utf-8").replace("<body>", body)
 
 
 def _route(path: str) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 
+import httpx
 import pytest
 from photos import garment, jpeg
 from playwright.sync_api import expect
@@ -24,12 +25,18 @@ def open_page(browser, url):
     """Opens the page; no script may fail on it, no request may leave for another host."""
     contexts, faults, asked = [], [], []
 
-    def open_page(**options):
+    def open_page(limit=None, **options):
+        """With the limit of another service, if one is given: its name, and the most."""
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
+        if limit:
+            name, most = limit
+            text, replaced = re.subn(f'{name}="[0-9]+"', f'{name}="{most}"', httpx.get(url).text)
+            assert replaced == 1
+            page.route(f"{url}/", lambda route: route.fulfill(body=text, content_type="text/html"))
         page.goto(url)
         return page
 
@@ -191,13 +198,27 @@ def test_several_photos_are_answered_together_and_one_of_them_can_be_chosen(
     assert width <= LOOKS[look]["viewport"]["width"]
 
 
-def test_more_photos_than_one_call_takes_are_sent_in_several(open_page):
-    page = open_page(**DESKTOP)
+SIZE_BYTES = len(photo()["buffer"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [
+        (None, [32, 1]),
+        (("data-max-photos", 15), [15, 15, 3]),
+        (("data-max-bytes", 15 * (SIZE_BYTES + 1024)), [15, 15, 3]),
+        (("data-max-bytes", 1), [1] * 33),
+    ],
+)
+def test_more_photos_than_one_call_takes_are_sent_in_several(open_page, limit, sizes):
+    page = open_page(limit, **DESKTOP)
     calls = []
     page.on("response", lambda each: calls.append(each) if "/batch" in each.url else None)
     page.set_input_files("input[type=file]", [photo(f"{n}.jpg") for n in range(33)])
-    expect(page.locator("#photos li").nth(32)).to_contain_text("%")
-    assert [each.status for each in calls] == [200, 200]
+    lines = page.locator("#photos li")
+    expect(lines.nth(32)).to_contain_text("%")
+    expect(lines.get_by_text("%")).to_have_count(33)
+    assert [len(each.json()["results"]) for each in calls] == sizes
 
 
 def test_the_keyboard_asks_for_a_precision_and_heads_that_lack_it_are_not_sure(open_page):

@@ -391,6 +391,10 @@ async def test_the_page_needs_nothing_from_outside(client):
     assert "default-src 'none'" in response.headers["content-security-policy"]
 
 
+async def test_the_page_knows_the_limits_of_one_call(client):
+    assert 'data-max-photos="3" data-max-bytes="5000"' in (await client.get("/")).text
+
+
 async def test_the_contract_lists_every_route(client):
     paths = (await client.get("/openapi.json")).json()["paths"]
     models = [f"/v2/models/{{model}}{version}" for version in ("", "/versions/{version}")]
