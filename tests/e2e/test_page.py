@@ -221,6 +221,25 @@ def test_more_photos_than_one_call_takes_are_sent_in_several(open_page, limit, s
     assert [len(each.json()["results"]) for each in calls] == sizes
 
 
+def test_answers_to_an_earlier_choice_do_not_replace_those_to_the_last(open_page):
+    page = open_page(**DESKTOP)
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route(re.compile(r"/batch\?top_k=4$"), hold)  # the call without a precision
+    page.set_input_files("input[type=file]", [photo("one.jpg"), photo("two.jpg")])
+    assert_answered(page)  # the first of them alone
+    page.get_by_label("Only labels that are right").select_option("0.99")
+    lines = page.locator("#photos li")
+    expect(lines.nth(1)).to_contain_text("not sure")
+    with page.expect_event("requestfinished", lambda each: "precision" not in each.url):
+        held[0].fulfill(json={"results": [{"title": "Late", "detail": "answered late"}] * 2})
+    page.evaluate("new Promise(resume => setTimeout(resume))")  # what the page does with it is done
+    expect(lines.nth(1)).to_contain_text("not sure")
+
+
 def test_the_keyboard_asks_for_a_precision_and_heads_that_lack_it_are_not_sure(open_page):
     page = open_page(**DESKTOP)
     page.set_input_files("input[type=file]", photo())
