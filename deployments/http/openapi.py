@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deployments.http.form import MAX_OVERHEAD_BYTES
+from deployments.http.open_inference import SERVER
 from deployments.http.openapi_examples import add_examples
 from deployments.http.openapi_feedback import feedback_paths, feedback_schemas
 from deployments.http.openapi_parts import (
@@ -19,7 +20,7 @@ from deployments.http.openapi_parts import (
     problem_responses,
 )
 from deployments.http.openapi_similar import similar_paths, similar_schemas
-from deployments.http.openapi_v2 import inference_paths, inference_schemas
+from deployments.http.openapi_v2 import error_responses, inference_paths, inference_schemas
 from deployments.settings import Openness, Settings
 from mlc_core.photo import FORMATS, MAX_DECODE_S
 
@@ -59,14 +60,11 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
     if settings.feedback_path:
         paths += [("key", path, item) for path, item in feedback_paths(model["heads"]).items()]
     if settings.keys_file:
-        for operation in (
-            each
-            for openness, _, item in paths
-            if openness == "key"
-            for method, each in item.items()
-            if method != "parameters"
-        ):
-            _needs_key(operation)
+        for openness, path, item in paths:
+            refusals = error_responses if path.startswith(SERVER) else problem_responses
+            for method, operation in item.items():
+                if openness == "key" and method != "parameters":
+                    _needs_key(operation, refusals)
     shown = {path: item for openness, path, item in paths if openness != "closed"}
     add_examples(shown, model["heads"])
     return {
@@ -94,11 +92,15 @@ def contract(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _needs_key(operation: dict[str, Any]) -> None:
-    """Add what keys add: the scheme, 401, and 429 if the operation takes photos."""
+def _needs_key(operation: dict[str, Any], responses: Callable[..., dict[str, Any]]) -> None:
+    """Add what keys add: the scheme, 401, and 429 if the operation takes photos.
+
+    Args:
+        responses: describes those of some statuses.
+    """
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
     limited = "requestBody" in operation or "403" in operation["responses"]
-    refusals = problem_responses(401, 429) if limited else problem_responses(401)
+    refusals = responses(401, 429) if limited else responses(401)
     for status, header in (("401", "WWW-Authenticate"), ("429", "Retry-After")):
         if status in refusals:
             refusals[status]["headers"] = REQUEST_ID | {

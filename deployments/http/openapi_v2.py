@@ -21,11 +21,13 @@ _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]
 _OBJECTS = {"type": "array", "items": {"type": "object"}}
 _REASONS = {
     400: "No request of the protocol, or of what the model lacks",
+    401: "No key, or none that the service knows",
     404: "No such model or version is in service",
     408: "The body did not arrive in time",
     413: "Too many photos or bytes, compressed or decompressed",
     415: "A content coding that is not taken, or a photo of no format that is",
     422: "A photo that can't be decoded",
+    429: "The key has used up its rate; with Retry-After",
     500: "An error of ours",
     503: "Not ready, or overloaded; with Retry-After then",
     504: "No answer within the deadline",
@@ -123,6 +125,11 @@ def inference_schemas(model: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def error_responses(*statuses: int) -> dict[str, Any]:
+    """Errors as the protocol has them."""
+    return {str(status): json_response(_REASONS[status], "InferenceError") for status in statuses}
+
+
 def _parameter(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"enum": [value]}}
 
@@ -130,7 +137,7 @@ def _parameter(name: str, value: str) -> dict[str, Any]:
 def _get(summary: str, schema: str, *statuses: int) -> dict[str, Any]:
     return {
         "summary": summary,
-        "responses": {"200": json_response(summary, schema), **_errors(*statuses)},
+        "responses": {"200": json_response(summary, schema), **error_responses(*statuses)},
     }
 
 
@@ -150,13 +157,9 @@ def _infer(limits: Limits) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {
             "200": response,
-            **_errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
+            **error_responses(400, 404, 408, 413, 415, 422, 500, 503, 504),
         },
     }
-
-
-def _errors(*statuses: int) -> dict[str, Any]:
-    return {str(status): json_response(_REASONS[status], "InferenceError") for status in statuses}
 
 
 def _photos() -> dict[str, Any]:

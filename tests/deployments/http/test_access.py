@@ -20,6 +20,7 @@ from deployments.http.access import Access, Client
 from deployments.http.api import BATCH, build_api
 from deployments.http.disconnects import Disconnects
 from deployments.http.middleware import middlewares, take_photos
+from deployments.http.open_inference import INFER, MODEL
 from deployments.http.photo_route import CLASSIFY, Telemetry
 from deployments.messages import Trace
 from deployments.pipeline.dispatcher import Dispatched
@@ -366,6 +367,20 @@ async def test_the_contract_names_what_keys_add(service):
         assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
         assert ("429" in operation["responses"]) == (method == "post")
     assert "security" not in contract["paths"]["/healthz"]["get"]
+
+
+@pytest.mark.parametrize(("path", "method"), [(CLASSIFY, "post"), (INFER, "post"), (MODEL, "get")])
+async def test_the_contract_foresees_what_a_refused_client_gets(service, path, method):
+    response = await service.client.request(method, path.format(model="fashion"))
+    assert response.status_code == 401
+    contract = (await service.ask("/openapi.json")).json()
+    responses = contract["paths"][path][method]["responses"]
+    ((media_type, described),) = responses["401"]["content"].items()
+    schema = contract["components"]["schemas"][described["schema"]["$ref"].rpartition("/")[2]]
+    assert response.headers["content-type"] == media_type
+    assert set(response.json()) >= set(schema["required"])
+    if method == "post":
+        assert list(responses["429"]["content"]) == [media_type]
 
 
 async def test_without_keys_the_contract_names_none():
