@@ -338,8 +338,10 @@ async def lose(ingress, proxy):
 
 async def test_photos_wait_while_no_ingress_is_up(proxy, ingress):
     waiting = await lose(ingress, proxy)
-    refused = await proxy.client.get("/v1/model")
-    assert_problem(refused, 503, "unavailable")
+    waiting.append(asyncio.create_task(proxy.post(path="/v2/models/fashion/infer")))
+    for path in ("/v1/model", "/v2/models/fashion/ready"):
+        assert_problem(await proxy.client.get(path), 503, "unavailable")
+    assert not any(each.done() for each in waiting)
     await ingress.start(ingress.port)
     assert {each.status_code for each in await asyncio.gather(*waiting)} == {200}
 
