@@ -147,6 +147,7 @@ class Labeller:
         named: Named | None = None,
         images: Images | None = None,
         strange: NDArray[np.bool_] | None = None,
+        sure: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> list[bytes]:
         """The JSON body that answers each photo.
 
@@ -157,12 +158,16 @@ class Labeller:
             images: uint8 (N, height_px, width_px, 3); without them, a blank photo and noise
                 get labels like any other.
             strange: (N,), whether each photo can be promised no precision, if it is known.
+            sure: head -> (N,), the confidence that a precision asks for, if it is not that of the
+                class that the head names.
         """
         named = named or self.name(probabilities, choices)
         rows = np.arange(len(choices))
         # Python's numbers are several times faster to look up and to write than numpy's.
         best = {head: named[head].tolist() for head in self._classes}
-        confidence = {head: probabilities[head][rows, named[head]].tolist() for head in named}
+        shares = {head: probabilities[head][rows, named[head]] for head in self._classes}
+        confidence = {head: each.tolist() for head, each in shares.items()}
+        certain = {head: each.tolist() for head, each in sure.items()} if sure else confidence
         any_plain = _PLAIN in choices
         any_whole = any(choice.probabilities for choice in choices)
         whole = self._probabilities(probabilities) if any_whole else []
@@ -173,8 +178,15 @@ class Labeller:
         ]
         if strange is None:
             strange = self._strange(probabilities, choices, images)
-        answers = []
+        answers = [b""] * len(choices)
+        for name in {choice.profile for choice in choices} & self._profiles.keys():
+            at = np.flatnonzero([choice.profile == name for choice in choices])
+            in_words = self._in_words(name, at, probabilities, choices, named, shares, strange)
+            for row, answer in zip(at.tolist(), in_words, strict=True):
+                answers[row] = answer
         for row, choice in enumerate(choices):
+            if answers[row]:
+                continue
             if choice == _PLAIN and not self._hides:
                 labels = [texts[row] for texts in plain]
             elif choice.probabilities:
@@ -182,7 +194,7 @@ class Labeller:
             else:
                 labels = [
                     self._label(
-                        head, best[head][row], confidence[head][row], choice,
+                        head, best[head][row], confidence[head][row], certain[head][row], choice,
                         probabilities[head][row], bool(strange[row]),
                     )
                     for head in self._classes
@@ -192,18 +204,36 @@ class Labeller:
                 numbers = ",".join([f"{n:.4f}" for n in probabilities[EMBEDDING][row].tolist()])
                 digest = self._spec.embedding.digest
                 more += f',"embedding":{{"digest":"{digest}","vector":[{numbers}]}}'
-            answers.append(
+            answers[row] = (
                 f'{{"model":{self._model},"labels":{{{",".join(labels)}}}{more}}}'.encode()
             )
-        for name in {choice.profile for choice in choices} & self._profiles.keys():
-            profile, labeller = self._profiles[name]
-            rows = np.flatnonzero([choice.profile == name for choice in choices])
-            merged = profile.merge(probabilities, rows)
-            own = [choices[row]._replace(profile="") for row in rows.tolist()]
-            named_again = labeller.answers(merged, own, strange=strange[rows])
-            for row, answer in zip(rows.tolist(), named_again, strict=True):
-                answers[row] = answer
         return answers
+
+    def _in_words(
+        self,
+        name: str,
+        rows: NDArray[np.intp],
+        probabilities: Probabilities,
+        choices: Sequence[Choice],
+        named: Named,
+        shares: Mapping[str, NDArray[np.float32]],
+        strange: NDArray[np.bool_],
+    ) -> list[bytes]:
+        """The answers to the photos of some rows, in the words of a profile.
+
+        A merged word has more confidence than each of its classes, and the thresholds of a
+        precision are those of classes. So a precision takes a class of that word that the model
+        itself names, with enough confidence of its own.
+        """
+        profile, labeller = self._profiles[name]
+        merged = profile.merge(probabilities, rows)
+        own = [choices[row]._replace(profile="") for row in rows.tolist()]
+        words = labeller.name(merged, own)
+        sure = {
+            head: np.where(profile.words(head, named[head][rows]) == words[head], each[rows], -1)
+            for head, each in shares.items()
+        }
+        return labeller.answers(merged, own, words, strange=strange[rows], sure=sure)
 
     def _strange(
         self, probabilities: Probabilities, choices: Sequence[Choice], images: Images | None
@@ -236,15 +266,16 @@ class Labeller:
         head: str,
         best: int,
         confidence: float,
+        certain: float,
         choice: Choice,
         probabilities: NDArray[np.float32],
         strange: bool,
     ) -> str:
         classes = self._classes[head]
-        needed = max(choice.min_confidence, threshold(self._spec, head, choice.precision))
-        if choice.precision and strange:
-            needed = _NEVER
-        confident = confidence >= needed and best != self._hidden[head]
+        precise = not choice.precision or (
+            certain >= threshold(self._spec, head, choice.precision) and not strange
+        )
+        confident = precise and confidence >= choice.min_confidence and best != self._hidden[head]
         label = classes[best] if confident else "null"
         others: list[str] = []
         if choice.top_k > 1 or not confident:
@@ -311,8 +342,6 @@ def threshold(spec: Spec, head: str, precision: float) -> float:
 
     Between two precisions of the spec, the threshold of the higher one counts.
     """
-    if not precision:
-        return 0.0
     enough = [each for each in spec.thresholds.get(head, {}) if each >= precision]
     found = spec.thresholds[head][min(enough)] if enough else None
     return _NEVER if found is None else found

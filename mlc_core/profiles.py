@@ -52,6 +52,7 @@ class Profile:
             for head in words
             if head in heads
         }
+        self._words = {head: each.argmax(axis=1) for head, each in self._merges.items()}
         word_of = {
             head: dict(zip(spec.heads[head], own[head], strict=True)) for head in spec.hierarchy
         }
@@ -75,6 +76,10 @@ class Profile:
             output: values[rows] @ self._merges[output] if output in self._merges else values[rows]
             for output, values in probabilities.items()
         }
+
+    def words(self, head: str, classes: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The numbers of the words of some classes of a head, which are numbers too."""
+        return self._words[head][classes] if head in self._words else classes
 
 
 def read_profile(file: Path, spec: Spec) -> Profile:

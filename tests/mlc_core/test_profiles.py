@@ -106,6 +106,49 @@ def test_a_precision_is_promised_to_the_same_photos_under_any_words(tmp_path):
     assert words["labels"]["color"]["label"] is None
 
 
+@pytest.mark.parametrize(
+    ("blue", "navy", "red", "own", "word"),
+    [
+        (0.55, 0.30, 0.10, "Blue", "Blue"),
+        (0.45, 0.40, 0.10, None, None),  # neither class reaches the threshold by itself
+        (0.30, 0.25, 0.35, None, None),
+        (0.10, 0.55, 0.30, "Navy Blue", "Blue"),
+    ],
+)
+def test_a_merged_word_has_the_precision_that_a_class_of_it_has(
+    tmp_path, blue, navy, red, own, word
+):
+    promising = replace(SPEC, thresholds={"color": {0.9: 0.5}})
+    merged = profile(tmp_path, "color: {Navy Blue: Blue}", promising)
+    rows = {head: values[[0, 0, 0]] for head, values in PROBABILITIES.items()}
+    rows["color"] = np.float32([[blue, navy, red, 1 - blue - navy - red]] * 3)
+    choices = [Choice(precision=0.9), Choice(precision=0.9, profile="shop"), Choice(profile="shop")]
+    labels = [
+        json.loads(each)["labels"]["color"]
+        for each in Labeller(promising, [merged]).answers(rows, choices)
+    ]
+    assert [each["label"] for each in labels] == [own, word, "Blue"]
+    assert labels[1]["confidence"] == labels[2]["confidence"] == pytest.approx(blue + navy)
+
+
+def test_a_word_that_outdoes_the_label_of_the_model_has_no_precision(tmp_path):
+    promising = replace(SPEC, thresholds={"color": {0.8: 0.3}})
+    merged = profile(tmp_path, "color: {Navy Blue: Blue}", promising)
+    choices = [Choice(precision=0.8), Choice(precision=0.8, profile="shop")]
+    rows = {head: values[[0, 0]] for head, values in PROBABILITIES.items()}
+    own, words = map(json.loads, Labeller(promising, [merged]).answers(rows, choices))
+    assert own["labels"]["color"]["label"] == "Red"
+    assert words["labels"]["color"]["label"] is None
+    assert words["labels"]["color"]["alternatives"][0] == {"label": "Blue", "confidence": 0.55}
+
+
+def test_a_photo_with_a_profile_is_labelled_once(tmp_path, monkeypatch):
+    written, write = [], Labeller._label
+    monkeypatch.setattr(Labeller, "_label", lambda *args: written.append(args[1]) or write(*args))
+    labels([profile(tmp_path, "color: {Red: Rot}")], *[Choice(top_k=2, profile="shop")] * 2)
+    assert written == list(SPEC.heads) * 2
+
+
 def test_an_unknown_profile_is_refused_with_the_names_that_there_are(tmp_path):
     labeller = Labeller(SPEC, [profile(tmp_path, "color: {Red: Rot}", name="de.yaml")])
     assert "there is no profile 'fr'" in str(labeller.refusal(Choice(profile="fr")))
