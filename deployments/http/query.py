@@ -42,7 +42,7 @@ def search_of(query_string: bytes, profile: str = "") -> Wanted:
     """What the client wants to find.
 
     Args:
-        profile: the client's, if the query names none.
+        profile: the client's, if the query asks for labels and names none.
 
     Raises:
         MalformedRequest: as `choice_of`, or a filter is none.
@@ -60,7 +60,7 @@ def search_of(query_string: bytes, profile: str = "") -> Wanted:
     labels = _truth("labels", query, default=False)
     if labels and "id" in query:
         raise MalformedRequest("labels come with a photo; leave labels or id out")
-    choice = _choice(query, profile)
+    choice = _choice(query, profile if labels else "")
     if not labels and (asked := [name for name in _LABELS if _asks(name, query, choice)]):
         raise MalformedRequest(f"{asked[0]} is about labels; send labels=true with it")
     choice = choice._replace(embedding=True)

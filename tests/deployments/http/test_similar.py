@@ -193,6 +193,15 @@ async def test_a_search_that_is_wrong_says_what_to_do(service, params, text):
     assert text in response.json()["detail"]
 
 
+async def test_the_profile_of_a_key_is_for_labels_alone(shop, tmp_path):
+    key = add_key(shop.keys, "reader", 10_000, datetime.now(UTC) + timedelta(days=1), profile="de")
+    service = Service(tmp_path / "catalogue", shop.keys)
+    service.client.headers["Authorization"] = f"Bearer {key}"
+    for params in ({}, {"labels": "true"}, {"labels": "true", "profile": ""}):
+        assert ids(await service.search(SHIRT, **params))
+    assert [choice.profile for choice in service.pipeline.choices] == ["", "de", ""]
+
+
 async def test_parameters_of_labels_at_their_defaults_ask_for_nothing(shop):
     defaults = {"top_k": 1, "precision": 0.0, "min_confidence": 0, "consistent": "true"}
     assert ids(await shop.search(SHIRT, **defaults, profile="")) == ids(await shop.search(SHIRT))
