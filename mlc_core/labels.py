@@ -113,7 +113,7 @@ class Labeller:
             names = ", ".join(self._profiles) or "none"
             return ProfileUnknown(
                 f"there is no profile {choice.profile[:40]!r}; of those that the operator has set "
-                f"up there is {names}. Leave profile out for the model's own classes"
+                f"up there is {names}. Send `profile=` for the model's own classes"
             )
         return None
 

@@ -153,6 +153,7 @@ def test_an_unknown_profile_is_refused_with_the_names_that_there_are(tmp_path):
     labeller = Labeller(SPEC, [profile(tmp_path, "color: {Red: Rot}", name="de.yaml")])
     assert "there is no profile 'fr'" in str(labeller.refusal(Choice(profile="fr")))
     assert "there is de." in str(labeller.refusal(Choice(profile="fr")))
+    assert "Send `profile=` for the model's own" in str(labeller.refusal(Choice(profile="fr")))
     assert labeller.refusal(Choice(profile="de")) is None
 
 
