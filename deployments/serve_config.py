@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from mlc_core.artifact import load_artifact
 from mlc_core.catalog.catalog import CatalogError
 from mlc_core.catalog.opening import found
 from mlc_core.errors import ArtifactError, KeysError, ProfileError
-from mlc_core.keys import read_keys
+from mlc_core.keys import Key, read_keys
 
 BUILDER = "deployments.app:build"
 SIMILAR_PRODUCTS = "SimilarProducts"  # the deployment that only a catalogue brings
@@ -101,15 +101,16 @@ class ServeConfig:
                 this machine.
 
         Raises:
-            ValueError: names every wrong key, its value and what was expected; the deployment that
-                would never scale up; or the artifact, profile or file of keys that can't be used,
-                and why.
+            ValueError: names every wrong setting, its value and what was expected; the deployment
+                that would never scale up; the artifact, profile or file of keys that can't be used,
+                and why; or the client whose key has a profile that there is not.
         """
         if self.application["import_path"] != BUILDER:
             return
+        keys: list[Key] = []
         if models and (file := self.settings.keys_path):
             try:
-                read_keys(file)
+                keys = read_keys(file)
             except KeysError as error:
                 raise ValueError(f"{self.source}: keys_file: {error}") from error
         self._check_catalog(models=models)
@@ -120,7 +121,7 @@ class ServeConfig:
             config = parse(ClassifierConfig, classifier.get("user_config"), source)
             if models:
                 try:
-                    _check_model(config)
+                    _check_model(config, keys)
                 except (ArtifactError, ProfileError) as error:
                     raise ValueError(f"{source}: {error}") from error
 
@@ -177,7 +178,7 @@ def _check_scaling(deployment: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _check_model(config: ClassifierConfig) -> None:
+def _check_model(config: ClassifierConfig, keys: Sequence[Key]) -> None:
     artifact = load_artifact(config.model_path)
     if config.precision == "int8" and not artifact.int8_path.exists():
         raise ArtifactError(
@@ -189,7 +190,14 @@ def _check_model(config: ClassifierConfig) -> None:
             f"{artifact.path} lacks {', '.join(missing)}; to drop a head, "
             "list those that stay as `heads`"
         )
-    config.read_profiles(artifact.spec)
+    names = [each.name for each in config.read_profiles(artifact.spec)]
+    for key in keys:
+        if key.profile and key.profile not in names:
+            raise ProfileError(
+                f"the key {key.name} has the profile {key.profile!r}, and `profiles` has "
+                f"{', '.join(names) or 'none'}; add its file there, or revoke the key and add "
+                "another one"
+            )
 
 
 def main() -> int:

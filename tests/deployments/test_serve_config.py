@@ -1,9 +1,12 @@
 """Claims about Serve configs: read with clear errors, checked, merged, and those that ship."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from deployments.serve_config import ServeConfig, merge
 from deployments.settings import PROJECT
+from mlc_core.keys import add_key
 
 SHIPPED = ServeConfig.read(PROJECT / "serve_config.yaml")
 FOUR_MODELS = ServeConfig.read(PROJECT / "configs/four_models.yaml")
@@ -126,3 +129,19 @@ def test_a_file_of_keys_that_is_missing_or_wrong_is_named_before_anything_starts
     with pytest.raises(ValueError, match="keys_file") as error:
         config.check(models=True)
     assert named in str(error.value)
+
+
+def test_the_profile_of_a_key_must_be_one_of_the_profiles(tmp_path):
+    file = tmp_path / "keys.json"
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    add_key(file, "shop", 10, tomorrow)
+    add_key(file, "feed", 10, tomorrow, profile="google")
+    args = {"keys_file": str(file)}
+    config = SHIPPED.merge({"applications": [{"name": "mlc", "args": args}]})
+    with pytest.raises(ValueError, match=r"the key feed has the profile 'google', .* has none"):
+        config.check(models=True)
+    config = config.with_user_config(profiles=["configs/profiles/google.yaml"])
+    config.check(models=True)
+    add_key(file, "typo", 10, tomorrow, profile="gogle")
+    with pytest.raises(ValueError, match=r"the key typo has the profile 'gogle', .* has google"):
+        config.check(models=True)
