@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,7 +31,7 @@ def folder(tmp_path_factory, keyed, form_key):
     """Where a reader has saved the programs, and the key of the form in it."""
     folder = tmp_path_factory.mktemp("programs")
     write_programs(folder)
-    form = folder / "form.html"
+    form = folder / "form.php"
     for printed, own in (("http://127.0.0.1:8000", keyed.url), ("the key named form", form_key)):
         text = form.read_text()
         assert text.count(printed) == 1
@@ -46,15 +47,36 @@ def variables(keyed, key):
 
 @pytest.fixture(scope="module")
 def pages(php, pages_url, folder, variables, tmp_path_factory):
-    address = pages_url.removeprefix("http://")
-    output = tmp_path_factory.mktemp("php") / "output"
-    server = Running([php, "-S", address], output, variables, folder)
+    with served(php, pages_url, folder, variables, tmp_path_factory.mktemp("php")):
+        yield pages_url
+
+
+@contextmanager
+def served(php, url, folder, variables, sessions):
+    """PHP serves the programs, and warns of nothing."""
+    sessions_in = f"session.save_path={sessions}"
+    command = [php, "-d", sessions_in, "-S", url.removeprefix("http://")]
+    server = Running(command, sessions / "output", variables, folder)
     server.wait_for("Development Server")
-    yield pages_url
+    yield
     server.press_ctrl_c()
     server.wait()
     assert "PHP Warning" not in server.output
     assert "PHP Notice" not in server.output
+
+
+@contextmanager
+def logged_in(pages):
+    """A client of the pages, and the token of its form."""
+    with httpx.Client(base_url=pages, timeout=30, trust_env=False, follow_redirects=True) as client:
+        (token,) = re.findall(r'name="csrf" value="(\w+)"', client.get("/login.php").text)
+        yield client, token
+
+
+def save(pages, **fields):
+    with logged_in(pages) as (client, token):
+        files = {"photo": ("a.jpg", SHIRT.read_bytes())}
+        return client.post("/save.php", data={"csrf": token} | fields, files=files)
 
 
 @pytest.fixture
@@ -70,7 +92,7 @@ def form(browser, pages):
     page = context.new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{pages}/form.html")
+    page.goto(f"{pages}/login.php")
     yield page
     context.close()
     assert faults == []
@@ -88,8 +110,8 @@ def field(page, head):
 
 def test_every_program_of_the_page_is_here():
     assert sorted(PROGRAMS) == [
-        "classify.py", "form.html", "mlc.php", "mlc.py", "nightly.sh", "rows.py", "save.php",
-        "search.php", "typed.py",
+        "classify.py", "form.php", "login.php", "mlc.php", "mlc.py", "nightly.sh", "rows.py",
+        "save.php", "search.php", "typed.py",
     ]  # fmt: skip
     assert len(BLOCKS) == 4
     assert PAGE.count("```") == 2 * (len(PROGRAMS) + len(BLOCKS) + 1)  # and the crontab
@@ -223,25 +245,33 @@ def test_the_form_tries_again_and_lets_a_person_work_without_suggestions(form):
 
 
 def test_a_correction_of_a_request_that_is_forgotten_goes_with_its_photo(pages, feedback):
-    fields = {"request_id": "never-was", "color": "Pink", "category": ""}
     before = len(read_feedback(feedback))
-    saved = httpx.post(
-        f"{pages}/save.php", data=fields, files={"photo": ("a.jpg", SHIRT.read_bytes())},
-        timeout=30, trust_env=False,
-    )  # fmt: skip
+    saved = save(pages, request_id="never-was", color="Pink", category="")
     assert saved.text == "Saved. Corrected: color"
     *_, last = read_feedback(feedback)
     assert len(read_feedback(feedback)) == before + 1
     assert last.labels == {"color": "Pink"}
+    assert last.by == "editor-7"
 
 
 def test_a_product_is_saved_though_its_words_are_none_of_the_model(pages, feedback):
     before = len(read_feedback(feedback))
-    saved = httpx.post(
-        f"{pages}/save.php", data={"color": "Puce"},
-        files={"photo": ("a.jpg", SHIRT.read_bytes())}, timeout=30, trust_env=False,
-    )  # fmt: skip
-    assert saved.text == "Saved."
+    assert save(pages, color="Puce").text == "Saved."
+    assert len(read_feedback(feedback)) == before
+
+
+def test_only_the_form_of_a_person_who_is_logged_in_is_saved(pages, feedback):
+    before = len(read_feedback(feedback))
+    files = {"photo": ("a.jpg", SHIRT.read_bytes())}
+    for page in ("form.php", "save.php"):
+        refused = httpx.post(
+            f"{pages}/{page}", data={"color": "Pink"}, files=files, trust_env=False
+        )
+        assert (refused.status_code, refused.text) == (403, "Please log in first.")
+    with logged_in(pages) as (client, token):
+        for sent in ({}, {"csrf": ""}, {"csrf": token[:-1]}, {"csrf[]": token}):
+            refused = client.post("/save.php", data={"color": "Pink"} | sent, files=files)
+            assert (refused.status_code, refused.text) == (403, "Please open the form again.")
     assert len(read_feedback(feedback)) == before
 
 
