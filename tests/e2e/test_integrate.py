@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from contract import CLASSIFY
 from playwright.sync_api import expect
 from programs import BLOCKS, PAGE, PROGRAMS, block, write_programs
 from scripted_server import HANG_UP, scripted
-from services import PROJECT, Running, environment
+from services import PROJECT, Running, environment, free_port
 
 from deployments.http.problems import STATUSES
 from mlc_core.feedback import read_feedback
@@ -258,6 +259,19 @@ def test_a_product_is_saved_though_its_words_are_none_of_the_model(pages, feedba
     before = len(read_feedback(feedback))
     assert save(pages, color="Puce").text == "Saved."
     assert len(read_feedback(feedback)) == before
+
+
+@pytest.mark.parametrize("fields", [{"request_id": "any"}, {}])
+def test_a_save_does_not_wait_for_a_service_that_is_busy(php, folder, variables, tmp_path, fields):
+    url = f"http://127.0.0.1:{free_port()}"
+    with (
+        scripted([503], retry_after="1") as script,
+        served(php, url, folder, variables | {"MLC_URL": script.url}, tmp_path),
+    ):
+        began = time.monotonic()
+        assert save(url, color="Pink", **fields).text == "Saved."
+        assert script.bodies
+        assert time.monotonic() - began < 10
 
 
 def test_only_the_form_of_a_person_who_is_logged_in_is_saved(pages, feedback):
