@@ -225,6 +225,12 @@ def test_the_form_asks_for_another_photo(form):
     expect(form.locator("output")).to_contain_text("Please choose another photo: the bytes are not")
 
 
+def test_the_form_lets_a_person_work_after_an_answer_that_broke_off(form):
+    form.route("**/v1/classify*", lambda route: route.fulfill(status=200, body='{"labels": {'))
+    form.set_input_files("input[type=file]", SHIRT)
+    expect(form.locator("output")).to_contain_text("There are no suggestions now")
+
+
 def test_the_form_tries_again_and_lets_a_person_work_without_suggestions(form):
     refusals, left = [], 1
 
