@@ -126,6 +126,13 @@ def test_the_table_says_what_to_do_with_every_status():
     assert named >= {status for status, _ in STATUSES.values()} - {499} | {200, 201, 405, 500}
 
 
+def test_the_page_its_curl_line_and_the_readme_agree_on_what_is_not_sent_again():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| 500 \|.*\| do not retry", PAGE, re.MULTILINE)
+    assert re.search(r"^\| 500 \|.*\| do not retry", readme, re.MULTILINE)
+    assert "--retry" not in block("curl")
+
+
 def test_the_service_of_the_page_is_set_up_as_printed(tmp_path, variables):
     for each in ("configs", "samples", "mlc_core"):
         (tmp_path / each).symlink_to(PROJECT / each)
