@@ -116,7 +116,7 @@ def test_every_program_of_the_page_is_here():
         "classify.py", "form.php", "login.php", "mlc.php", "mlc.py", "nightly.sh", "rows.py",
         "save.php", "search.php", "typed.py",
     ]  # fmt: skip
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert PAGE.count("```") == 2 * (len(PROGRAMS) + len(BLOCKS) + 1)  # and the crontab
 
 
