@@ -341,7 +341,7 @@ def _feedback(options: argparse.Namespace) -> int:
     feedback = read_feedback(options.directory, _report)
     counted = corrections(feedback)
     if options.json:
-        for (head, answered, right), times in counted.most_common():
+        for (head, answered, right), times in counted.most_common(options.most):
             print(json.dumps({"head": head, "answered": answered, "right": right, "times": times}))
         return OK
     photos, people = len({each.photo for each in feedback}), len({each.by for each in feedback})

@@ -86,7 +86,10 @@ def test_what_was_corrected_most_comes_first(tmp_path, capsys):
     assert "category          corrected 2 of 3, 67%" in lines
     assert lines[-2:] == ["     2 × category: Tops is Tshirts", "     1 × color: no label is Red"]
     assert main(["feedback", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[0])["times"] == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["times"] for line in lines] == [2, 1]
+    assert main(["feedback", str(tmp_path), "--json", "--most", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:1]
 
 
 def test_it_is_a_data_set_with_the_newest_label_of_each_head(tmp_path):
