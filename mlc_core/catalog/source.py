@@ -227,7 +227,7 @@ def _items(table: Table, path: Path, report: Progress) -> list[Item]:
         column: [row.cells[column] for row, _ in named if _is_there(row.cells[column])]
         for column in names
     }
-    value_of = {column: _reader(column_cells) for column, column_cells in cells.items()}
+    value_of = {column: _reader(name, cells[column], report) for column, name in names.items()}
     items = []
     for row, photo in named:
         values = {
@@ -244,14 +244,28 @@ def _is_there(cell: str) -> bool:
     return cell.lower() not in _MISSING
 
 
-def _reader(cells: Sequence[str]) -> Callable[[str], Value]:
-    """What reads the cells of a column. Tables say yes for true, and 12,50 for 12.5."""
-    seen = {cell.lower() for cell in cells}
-    if seen <= _TRUTHS.keys() and not seen <= {"0", "1"}:
+def _reader(name: str, cells: Sequence[str], report: Progress) -> Callable[[str], Value]:
+    """What reads the cells of a column. Tables say yes for true, and 12,50 for 12.5.
+
+    12,50 is a number only where most cells are numbers, and no cell has another kind of comma. Else
+    it may be two sizes.
+    """
+    seen = {cell.lower(): cell for cell in cells}
+    if seen.keys() <= _TRUTHS.keys() and not seen.keys() <= {"0", "1"}:
+        if words := [cell for lower, cell in seen.items() if lower not in ("true", "false")]:
+            report(f"{name}: cells as {words[0]!r} are read as true or false")
         return lambda cell: _TRUTHS[cell.lower()]
-    return lambda cell: parse_value(
-        cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
-    )
+    decimals = [cell for cell in cells if "," in cell]
+    if decimals and all(_DECIMAL_COMMA.fullmatch(cell) for cell in decimals):
+        values = [_with_decimal_comma(cell) for cell in cells]
+        if 2 * sum(isinstance(value, float) for value in values) > len(values):
+            report(f"{name}: cells as {decimals[0]!r} are read as numbers with a decimal comma")
+            return _with_decimal_comma
+    return parse_value
+
+
+def _with_decimal_comma(cell: str) -> Value:
+    return parse_value(cell.replace(",", "."))
 
 
 def _attribute_names(columns: Sequence[str], report: Progress) -> dict[str, str]:

@@ -342,7 +342,10 @@ def test_odd_uploads_are_answered_with_a_text(pages, feedback):
         assert several.text == "Saved."
         too_large = {"photo": ("a.jpg", bytes(9 * 2**20))}
         lost = client.post("/save.php", data=fields, files=too_large)
-        assert (lost.status_code, lost.text) == (400, "Nothing arrived: the photo may be too large.")
+        assert (lost.status_code, lost.text) == (
+            400,
+            "Nothing arrived: the photo may be too large.",
+        )
         for files in ({"photo[]": photo}, too_large):
             assert "The photo did not arrive" in client.post("/search.php", files=files).text
     assert len(read_feedback(feedback)) == before

@@ -62,8 +62,31 @@ def test_a_table_from_windows_and_a_spreadsheet_is_read_as_it_is_meant(shop):
     assert [item.attributes["lot"] for item in items] == [1.0, 0.0, 1.0]
     assert items[0].attributes["sizes"] == "1,299"  # or 1299: the table does not say
     assert lines == [
-        "sizes: 1 of 3 values are no numbers, as '1,299'; filters as sizes<50 leave these out"
+        "price: cells as '12,50' are read as numbers with a decimal comma",
+        "in_stock: cells as 'yes' are read as true or false",
+        "sizes: 1 of 3 values are no numbers, as '1,299'; filters as sizes<50 leave these out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["12,50", "7,5", "9"], [12.5, 7.5, 9.0]),
+        (["38,40", "36,38", "40,42"], [38.4, 36.38, 40.42]),
+        (["38,40", "S", "M"], ["38,40", "S", "M"]),
+        (["38,40", "38", "36,38,40"], ["38,40", 38.0, "36,38,40"]),
+        (["12,50", "9", "1,299"], ["12,50", 9.0, "1,299"]),
+        (["12,50", "9", "ask, please"], ["12,50", 9.0, "ask, please"]),
+        (["12,50", "9", "ask"], [12.5, 9.0, "ask"]),
+    ],
+)
+def test_a_comma_is_a_decimal_one_only_in_a_column_of_numbers(shop, cells, values):
+    rows = "".join(f"{n};photos/a.jpg;{cell}\n" for n, cell in enumerate(cells))
+    (shop / "products.csv").write_text(f"id;path;value\n{rows}")
+    items, lines, _ = read(shop / "products.csv")
+    assert [item.attributes["value"] for item in items] == values
+    told = "value: cells as '12,50' are read as numbers with a decimal comma"
+    assert (told.replace("12,50", cells[0]) in lines) == isinstance(values[0], float)
 
 
 def test_a_directory_or_a_zip_may_hold_the_table(shop, tmp_path):
