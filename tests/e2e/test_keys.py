@@ -133,7 +133,7 @@ def test_the_page_shows_the_words_of_the_model_although_the_key_has_a_profile(ke
     page = browser.new_page()
     page.goto(keyed.url)
     page.set_input_files("input[type=file]", photo)
-    page.wait_for_function("refused")  # the photo waits for the key
+    wait_until(lambda: page.evaluate("refused !== null"), "the photo waits for the key", 10)
     page.get_by_label("Key").fill(feed)
     page.get_by_role("button", name="Use it").click()
     category = page.locator(".head").last

@@ -224,7 +224,11 @@ def test_more_photos_than_one_call_takes_are_sent_in_several(open_page, limit, s
 def test_answers_to_an_earlier_choice_do_not_replace_those_to_the_last(open_page):
     page = open_page(**DESKTOP)
     held = []
-    page.route(re.compile(r"/batch\?top_k=4$"), held.append)  # the call without a precision
+
+    def hold(route):
+        held.append(route)
+
+    page.route(re.compile(r"/batch\?top_k=4$"), hold)  # the call without a precision
     page.set_input_files("input[type=file]", [photo("one.jpg"), photo("two.jpg")])
     assert_answered(page)  # the first of them alone
     page.get_by_label("Only labels that are right").select_option("0.99")

@@ -129,7 +129,12 @@ class Running:
 
 def bench(command: list[str], folder: Path, within_s: float) -> dict[str, Any]:
     """Run a bench of the Makefile with its report in `folder`; return its line of JSON."""
-    running = Running(with_args(command, "--out", str(folder)), folder / "output")
+    return line_of(with_args(command, "--out", str(folder)), folder, within_s)
+
+
+def line_of(command: list[str], folder: Path, within_s: float) -> dict[str, Any]:
+    """Run a bench of the Makefile with its output in `folder`; return its line of JSON."""
+    running = Running(command, folder / "output")
     try:
         assert running.wait(within_s) == 0, running.output
     except subprocess.TimeoutExpired:
