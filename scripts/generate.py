@@ -5,12 +5,12 @@ With --check it writes nothing, and fails if a file is stale.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from grpc_tools import protoc
 from pydantic import BaseModel
 
 from deployments.settings import PROJECT, ClassifierConfig, Settings
@@ -62,8 +62,9 @@ def _messages() -> dict[Path, str]:
     """The classes of gRPC's messages, and their types."""
     with tempfile.TemporaryDirectory() as folder:
         to = (f"--python_out={folder}", f"--pyi_out={folder}")
-        if protoc.main(["protoc", f"-I{_PROTO.parent}", *to, str(_PROTO)]):
-            raise ValueError(f"protoc refuses {_PROTO}")
+        # In a process of its own: beside TensorFlow's protobuf it crashes.
+        protoc = (sys.executable, "-m", "grpc_tools.protoc")
+        subprocess.run([*protoc, f"-I{_PROTO.parent}", *to, str(_PROTO)], check=True)  # noqa: S603
         made = Path(folder).iterdir()
         return {_PROTO.with_name(file.name): file.read_text(encoding="utf-8") for file in made}
 
