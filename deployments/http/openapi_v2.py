@@ -108,6 +108,7 @@ def inference_schemas(model: Mapping[str, Any]) -> dict[str, Any]:
                     "type": ["array", "null"],
                     "description": "Those that are wanted; without them, each head.",
                     "items": {"oneOf": _outputs(model)},
+                    "maxItems": len(model["heads"]) + bool(model.get("embedding")),
                 },
                 "parameters": _parameters({"binary_data_output": flag}),
             },

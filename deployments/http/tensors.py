@@ -235,8 +235,10 @@ def _outputs(request: _Request, model: ServedModel) -> list[Wanted]:
     binary = request.given.binary_data_output
     if not request.outputs:
         return [Wanted(head, 0, binary) for head in model.heads]
-    if len({each.name for each in request.outputs}) < len(request.outputs):
-        raise MalformedRequest("an output is named twice; name each once")
+    if len(request.outputs) > len(model.outputs):
+        raise MalformedRequest(
+            f"{len(request.outputs)} outputs are named; the model has {len(model.outputs)}"
+        )
     wanted = []
     for name, parameters in ((each.name, each.given) for each in request.outputs):
         if parameters.shared_memory_region is not None:

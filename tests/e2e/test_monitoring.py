@@ -45,6 +45,7 @@ def autoscaled_url(tmp_path_factory, keys_file, key):
     config = ServeConfig.read(PROJECT / "configs/similar.yaml").merge(
         {"applications": [{"name": "mlc", "deployments": [scaled], "args": args}]}
     )
+    config = config.with_user_config(profiles=["configs/profiles/google.yaml"])  # a key has it
     with Service(config.write(tmp_path_factory.mktemp("scaled") / "config.yaml")) as service:
         yield service.url
 

@@ -244,7 +244,7 @@ def request(**changes):
         (request(shape=[10**4000]), "the JSON of the request is wrong"),
         (request(parameters={"shared_memory_region": "r"}), "no shared memory"),
         (request() | {"outputs": [{"name": "size"}]}, "it has color, embedding"),
-        (request() | {"outputs": [{"name": "color"}] * 2}, "an output is named twice"),
+        (request() | {"outputs": [{"name": "color"}] * 3}, "3 outputs are named; the model has 2"),
         (
             request() | {"outputs": [{"name": "embedding", "parameters": {"classification": 1}}]},
             "has no classes",
