@@ -58,6 +58,7 @@ class SimilarProducts:
         self._place = settings.catalog_place
         self._recorder = recorder or Recorder()
         self._catalogs: dict[str, Catalog] = {}
+        self._gone: list[Catalog] = []  # to be closed at the next look: searches may still use them
         self._sizes: list[dict[str, Any]] = []
         self._opening, self._writing = Lock(), Lock()
         self._looked_at = self._measured_at = float("-inf")
@@ -254,8 +255,10 @@ class SimilarProducts:
                 if digest not in self._catalogs:
                     self._catalogs[digest] = open_catalog(self._place, embedding)
                     logger.info("catalogue of embedding %s opened", digest[:12])
-            for digest in self._catalogs.keys() - there.keys():
-                self._catalogs.pop(digest)
+            for catalog in self._gone:
+                catalog.close()
+            gone = self._catalogs.keys() - there.keys()
+            self._gone = [self._catalogs.pop(digest) for digest in gone]
 
     def _follow(self) -> None:
         self._look_for_catalogs()

@@ -107,6 +107,22 @@ async def test_a_new_models_catalogue_is_found_beside_the_old_one(similar, place
     assert await found(similar, 1, OLD) == ["a"]
 
 
+async def test_a_catalogue_that_is_gone_is_closed_once_nobody_searches_it(
+    similar, place, monkeypatch
+):
+    await similar.change([added("a", 1)])
+    (catalog,) = similar._catalogs.values()
+    closed = []
+    monkeypatch.setattr(catalog, "close", lambda: closed.append(catalog))
+    for file in place.iterdir():
+        file.unlink()
+    similar._look_for_catalogs()
+    assert (similar._catalogs, closed) == ({}, [])
+    for _ in range(2):
+        similar._look_for_catalogs()
+    assert closed == [catalog]
+
+
 async def test_attributes_change_and_products_leave_in_every_catalogue(similar, place):
     await similar.change([added("a", 1, price=5), added("b", 2)])
     with indexing(str(place), Embedding(8, NEW)) as products:
