@@ -11,6 +11,7 @@ def give_way() -> None:
     """Let the ingress and HAProxy go first: this thread, and those that it starts from now on.
 
     Under overload they must refuse what is too much. If decoding and inference took their cores,
-    requests would wait in sockets, where the estimate of the wait does not see them.
+    requests would wait in sockets, where the estimate of the wait does not see them. A thread that
+    is nicer stays so, as where the whole service runs under `nice`: Linux does not let it back.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
