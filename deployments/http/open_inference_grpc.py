@@ -235,7 +235,7 @@ def _answer(answer: _Answer, response: _Response, context: RayServegRPCContext) 
 
 
 def _readiness(answer: _Answer, response: _Response, context: RayServegRPCContext) -> _Answer:
-    """What is not ready, or not there, is no error to who asks whether it is ready."""
+    """A message that says whether something is ready; 404 and 503 mean that it is not."""
     if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE):
         return answer
     if response.status == HTTPStatus.OK:  # a model's has its name too
